@@ -1,0 +1,54 @@
+# Every target sets up .venv by itself, once, and again only when the lock changes.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_LINK_MODE ?= copy
+PYTHON ?= python3.11
+BIN := .venv/bin
+RECIPE ?= flows/recipes/fashion.yaml
+
+.PHONY: help run serve test check bench clean lock
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+run: .venv/ready ## real pictures through the whole line, to a served sample
+	@$(BIN)/atelier run $(RECIPE)
+
+serve: .venv/ready ## serve the champions of this workspace
+	@$(BIN)/atelier serve
+
+test: .venv/ready ## all tests
+	@$(BIN)/pytest tests
+
+check: .venv/ready ## ruff, mypy, import contracts and the quick tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest tests -m "not slow"
+
+bench: .venv/ready ## the figures of the README, measured here
+	@$(BIN)/python -m tests.benchmarks
+
+clean: ## remove what `make run` made; data/ and .venv stay
+	rm -rf .atelier build dist *.egg-info
+
+lock: .venv/ready ## resolve pyproject.toml again into requirements.lock
+	@$(BIN)/uv pip compile -q pyproject.toml --all-extras --no-emit-find-links --no-emit-index-url --no-annotate \
+	  --no-header -c requirements.lock -o requirements.lock.new
+	@sed 's/+cpu$$//' requirements.lock.new > requirements.lock && rm requirements.lock.new
+
+.venv/ready: requirements.lock
+	@command -v $(PYTHON) > /dev/null || { echo "Atelier needs Python 3.11 with venv: install it, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up .venv, once: about 270 packages, one to four minutes."
+	@rm -f .venv/ready
+	@$(PYTHON) -m venv --clear .venv
+	@echo "  1/3 the installer"
+	@$(BIN)/python -m pip install -q "$$(grep '^uv==' requirements.lock)"
+	@echo "  2/3 the packages of requirements.lock, and their byte code"
+	@$(BIN)/uv pip install -q --compile-bytecode -p $(BIN)/python -r requirements.lock
+	@echo "  3/3 Atelier itself"
+	@$(BIN)/uv pip install -q --no-deps -p $(BIN)/python -e .
+	@touch .venv/ready

@@ -1,0 +1,1 @@
+"""The stages and what they stand on: pure steps, free of orchestration."""

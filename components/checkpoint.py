@@ -1,0 +1,94 @@
+"""The state of a training run between two steps, on disk without pickle: safetensors and JSON, whole or not at all.
+
+Randomness is no part of it: every step draws from a seed that is a function of the recipe's seed and the step.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from components.store import write_atomically
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a run had come: the steps done, the seconds they took, and its curves so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    curves: dict[str, list[tuple[int, float, float]]] | None = None
+
+
+def save(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, Optimizer], done: Progressed) -> None:
+    """Replace the checkpoint in `directory` by this moment's state of `job`."""
+    tensors = {f"family/{name}": tensor for name, tensor in family.state_dict().items()}
+    rest: dict[str, Any] = {}
+    for title, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        rest[title] = {"param_groups": state["param_groups"], "state": {}}
+        for index, values in state["state"].items():
+            kept = rest[title]["state"][str(index)] = {}
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{title}/{index}/{name}"] = value
+                else:
+                    kept[name] = value
+    directory.mkdir(parents=True, exist_ok=True)
+    name = f"step-{done.step}.safetensors"
+    aside = directory / f".{name}"
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, aside)
+    _sync(aside)
+    aside.replace(directory / name)
+    state = {
+        "job": job,
+        "tensors": name,
+        "step": done.step,
+        "seconds": done.seconds,
+        "curves": done.curves,
+        "optimizers": rest,
+    }
+    write_atomically(directory / "state.json", json.dumps(state).encode())  # from here on, this is the checkpoint
+    for old in directory.glob("*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def resume(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, Optimizer]) -> Progressed:
+    """Load the checkpoint of `job`, where there is one, into the family and its optimizers."""
+    path = directory / "state.json"
+    state = json.loads(path.read_bytes()) if path.is_file() else {}
+    if state.get("job") != job:
+        return Progressed()
+    tensors = load_file(directory / state["tensors"])
+    prefix = "family/"
+    family.load_state_dict(
+        {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    )
+    for title, optimizer in optimizers.items():
+        rest = state["optimizers"][title]
+        values: dict[int, dict[str, Any]] = {int(index): dict(kept) for index, kept in rest["state"].items()}
+        for key, tensor in tensors.items():
+            kind, _, tail = key.partition("/")
+            if kind == "optimizer" and tail.startswith(f"{title}/"):
+                _, index, name = tail.split("/")
+                values[int(index)][name] = tensor
+        optimizer.load_state_dict({"param_groups": rest["param_groups"], "state": values})
+    return Progressed(state["step"], state["seconds"], state["curves"])
+
+
+def clear(directory: Path) -> None:
+    """Forget the checkpoint: its run has ended well."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,76 @@
+"""Which files and libraries a module reaches, read from its imports without running them.
+
+It answers two questions: what a cache key must cover, and what a bundle's code must ship.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+from components.store import file_sha256
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("components", "flows", "serving")
+
+
+@dataclass(frozen=True)
+class Closure:
+    """The project's files by relative name, and the top-level names of everything else that is imported."""
+
+    files: tuple[str, ...]
+    outside: tuple[str, ...]
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of each file."""
+        return {name: file_sha256(ROOT / name) for name in self.files}
+
+    def versions(self) -> dict[str, str]:
+        """The installed version of each library; the standard library has none and is left out."""
+        distributions = _distributions()
+        names = {found for name in self.outside for found in distributions.get(name, ())}
+        return {name: version(name) for name in sorted(names)}
+
+
+def closure(roots: Iterable[str]) -> Closure:
+    """Everything the dotted modules reach, themselves included; packages bring their `__init__`."""
+    files: set[str] = set()
+    outside: set[str] = set()
+    pending = [name for root in roots for name in _with_parents(root)]
+    while pending:
+        path = _file(pending.pop())
+        if path is None or (name := path.relative_to(ROOT).as_posix()) in files:
+            continue
+        files.add(name)
+        for imported in _imports(path):
+            if imported.split(".")[0] in OURS:
+                pending.extend(_with_parents(imported))
+            else:
+                outside.add(imported.split(".")[0])
+    return Closure(tuple(sorted(files)), tuple(sorted(outside)))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _with_parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _file(name: str) -> Path | None:
+    base = ROOT.joinpath(*name.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return {name: sorted(set(found)) for name, found in packages_distributions().items()}

@@ -1,0 +1,168 @@
+"""What a generator family promises: `Family` to training, `Sampler` to serving.
+
+B rows of a batch. Every other shape is said in the docstring of its type.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+BUNDLE_FORMAT = 1
+
+
+class Strict(BaseModel):
+    """A frozen value that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Config(Strict):
+    """Architecture, loss and optimizer settings of one family."""
+
+
+class Controls(Strict):
+    """Sampling-time knobs of one family, with their ranges."""
+
+
+class Spec(Strict):
+    """The facts about prepared data that a network is built around."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one modality; real rows and generated ones share the type. Tensors are [B, ...]."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same batch with every tensor changed; absent ones stay absent."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
+
+    def to(self, device: torch.device) -> Self:
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, index: slice | Tensor) -> Self:
+        return self.map(lambda tensor: tensor[index])
+
+    def __len__(self) -> int:
+        return len(next(value for field in fields(self) if (value := getattr(self, field.name)) is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One optimizer update inside a training step, made at every `every`-th step."""
+
+    name: str
+    optimizer: str
+    every: int = 1
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The scalar to minimise, and the named scalars to plot."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+C = TypeVar("C", bound=Config)
+K = TypeVar("K", bound=Controls)
+S = TypeVar("S", bound=Spec)
+B = TypeVar("B", bound=Batch)
+B_co = TypeVar("B_co", bound=Batch, covariant=True)
+K_contra = TypeVar("K_contra", bound=Controls, contravariant=True)
+
+
+class Sampler(Protocol[B_co, K_contra]):
+    """All that serving may know of a family."""
+
+    modality: ClassVar[str]
+
+    def sample(
+        self, seeds: Sequence[int], *, controls: Sequence[K_contra], conditions: Batch | None = None
+    ) -> B_co: ...
+
+
+class Family(nn.Module, ABC, Generic[C, K, S, B]):
+    """One way to generate: networks, optimizers, the phases of a step, their losses, and sampling."""
+
+    modality: ClassVar[str]
+    served: ClassVar[tuple[str, ...]]  # the sub-modules that sampling needs: the rest stays behind
+    rows: ClassVar[int] = 8  # every forward pass of sampling runs at this many rows
+
+    def __init__(self, config: C, spec: S) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    @abstractmethod
+    def optimizers(self) -> Mapping[str, Optimizer]: ...
+
+    def phases(self) -> Sequence[Phase]:
+        return (Phase("main", optimizer="main"),)
+
+    @abstractmethod
+    def loss(self, phase: str, batch: B, *, step: int, generator: torch.Generator) -> Loss:
+        """The loss of one phase; all its noise is drawn from `generator`, on that generator's device."""
+
+    def after_step(self, step: int) -> None:
+        """What follows a step outside of its gradients, such as a moving average."""
+
+    @abstractmethod
+    def draw(self, seeds: Sequence[int], controls: Sequence[K], conditions: Batch | None) -> B:
+        """Exactly `rows` samples; row i depends on entry i of each argument only."""
+
+    @torch.inference_mode()
+    def sample(self, seeds: Sequence[int], *, controls: Sequence[K], conditions: Batch | None = None) -> B:
+        """One sample per seed, equal to the byte whoever else is in the batch.
+
+        Rows run padded to a fixed shape, since a kernel may round otherwise at another one.
+        """
+        if len(seeds) != len(controls):
+            raise ValueError(f"{len(seeds)} seeds but {len(controls)} controls; give one of each per sample")
+        batches = []
+        for start in range(0, len(seeds), self.rows):
+            kept = range(start, min(start + self.rows, len(seeds)))
+            index = [*kept] + [start] * (self.rows - len(kept))
+            given = None if conditions is None else conditions.rows(torch.tensor(index))
+            drawn = self.draw([seeds[i] for i in index], [controls[i] for i in index], given)
+            batches.append(drawn.rows(slice(len(kept))))
+        return join(batches)
+
+    def save(self, directory: Path) -> None:
+        """Write `model.safetensors` and `config.json` with only what is served."""
+        weights = {k: v.contiguous() for k, v in self.state_dict().items() if k.split(".")[0] in self.served}
+        card = {
+            "format": BUNDLE_FORMAT,
+            "family": type(self).__module__.rsplit(".", 1)[-1],
+            "modality": self.modality,
+            "config": self.config.model_dump(mode="json"),
+            "spec": self.spec.model_dump(mode="json"),
+        }
+        save_file(weights, directory / "model.safetensors")
+        (directory / "config.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def restore(cls, config: C, spec: S, weights: Path) -> Self:
+        """The family as served: what `save` wrote, in evaluation mode."""
+        family = cls(config, spec)
+        for name in [name for name, _ in family.named_children() if name not in cls.served]:
+            delattr(family, name)
+        family.load_state_dict(load_file(weights), strict=True)
+        return family.eval()
+
+
+def join(batches: Sequence[B]) -> B:
+    """The rows of all batches in order; all must carry the same tensors."""
+    first = batches[0]
+    present = [field.name for field in fields(first) if getattr(first, field.name) is not None]
+    return replace(first, **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in present})

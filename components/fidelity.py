@@ -1,0 +1,82 @@
+"""Distances between two sets of feature vectors: how faithful and how varied generated rows are.
+
+N generated rows, M real rows, D features. All take float matrices [N, D] and [M, D] and return plain numbers.
+"""
+
+import torch
+from torch import Tensor
+
+
+def frechet_distance(generated_ND: Tensor, real_MD: Tensor) -> float:
+    """Squared 2-Wasserstein distance of the two Gaussian fits, 0 when they agree (arXiv:1706.08500).
+
+    Biased upwards by about 1/N: compare at equal N only.
+    """
+    generated_ND, real_MD = generated_ND.double(), real_MD.double()
+    shift = (generated_ND.mean(0) - real_MD.mean(0)).square().sum()
+    ours_DD, theirs_DD = torch.cov(generated_ND.T), torch.cov(real_MD.T)
+    # tr (AB)^(1/2) through the eigenvalues of AB, which are real and not negative for covariances A and B
+    cross = torch.linalg.eigvals(ours_DD @ theirs_DD).real.clamp(min=0).sqrt().sum()
+    return float(shift + ours_DD.trace() + theirs_DD.trace() - 2 * cross)
+
+
+def kernel_distance(generated_ND: Tensor, real_MD: Tensor) -> float:
+    """Unbiased squared MMD under the cubic polynomial kernel (arXiv:1801.01401); may fall below 0 by chance."""
+    generated_ND, real_MD = generated_ND.double(), real_MD.double()
+    n, m = len(generated_ND), len(real_MD)
+    within_ours = (_cubic(generated_ND, generated_ND).sum() - _cubic_diagonal(generated_ND)) / (n * (n - 1))
+    within_theirs = (_cubic(real_MD, real_MD).sum() - _cubic_diagonal(real_MD)) / (m * (m - 1))
+    return float(within_ours + within_theirs - 2 * _cubic(generated_ND, real_MD).mean())
+
+
+def neighbourhoods(generated_ND: Tensor, real_MD: Tensor, *, near: int = 3, k: int = 5) -> dict[str, float]:
+    """Shares in [0, 1], and density from 0 up, by balls around rows that reach their nearest neighbours.
+
+    Precision and recall use `near` neighbours (arXiv:1904.06991), density and coverage `k` (arXiv:2002.09797).
+    """
+    across_NM = torch.cdist(generated_ND, real_MD)
+    real_MM, generated_NN = torch.cdist(real_MD, real_MD), torch.cdist(generated_ND, generated_ND)
+    near_real_M, near_generated_N = _radius(real_MM, near), _radius(generated_NN, near)
+    inside_NM = across_NM <= _radius(real_MM, k)
+    return {
+        "precision": float((across_NM <= near_real_M).any(dim=1).float().mean()),
+        "recall": float((across_NM <= near_generated_N[:, None]).any(dim=0).float().mean()),
+        "density": float(inside_NM.float().sum(dim=1).mean() / k),
+        "coverage": float(inside_NM.any(dim=0).float().mean()),
+    }
+
+
+def copied(generated_ND: Tensor, training_MD: Tensor, *, ratio: float = 1 / 3, chunk: int = 512) -> Tensor:
+    """Which rows copy a training row [N]: the nearest is `ratio` times as far as the second, or nearer.
+
+    The criterion of arXiv:2310.02664. Being relative it holds for blurred rows too, which are near to many rows but
+    to none in particular. A training row that stands there twice hides its copies: deduplicate first.
+    """
+    flags = []
+    norms_M = training_MD.square().sum(dim=1)
+    for part_BD in torch.split(generated_ND, chunk):
+        squared_BM = part_BD.square().sum(dim=1, keepdim=True) + norms_M - 2 * part_BD @ training_MD.T
+        nearest_B2 = squared_BM.topk(2, dim=1, largest=False).indices
+        # the expansion above loses digits where it matters, near zero: measure the two nearest again
+        distance_B2 = (part_BD[:, None] - training_MD[nearest_B2]).norm(dim=2)
+        flags.append(distance_B2.min(dim=1).values <= ratio * distance_B2.max(dim=1).values)
+    return torch.cat(flags)
+
+
+def entropy_share(labels_N: Tensor, classes: int) -> float:
+    """Entropy of the labels' counts over its maximum: 1 when balanced, 0 when all rows share one label."""
+    shares = torch.bincount(labels_N, minlength=classes).double() / len(labels_N)
+    return float(torch.special.entr(shares).sum() / torch.log(torch.tensor(classes, dtype=torch.float64)))
+
+
+def _cubic(left_ND: Tensor, right_MD: Tensor) -> Tensor:
+    return (left_ND @ right_MD.T / left_ND.shape[1] + 1) ** 3
+
+
+def _cubic_diagonal(rows_ND: Tensor) -> Tensor:
+    return ((rows_ND.square().sum(dim=1) / rows_ND.shape[1] + 1) ** 3).sum()
+
+
+def _radius(distances_NN: Tensor, k: int) -> Tensor:
+    """Distance of each row to its k-th neighbour, itself not counted."""
+    return distances_NN.kthvalue(k + 1, dim=1).values

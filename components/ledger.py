@@ -1,0 +1,295 @@
+"""The append-only record of verdicts, versions and promotions: the truth that MLflow's aliases only display.
+
+SQLite by a file's URL (`sqlite:////path/ledger.db`), PostgreSQL by its own. Rows are added and never changed: the
+aliases of a model are what its moves add up to. Reading needs SQLAlchemy and pydantic alone, so that `atelier ls` is
+quick.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from components.errors import AtelierError
+from components.ledger_schema import MOVES, PINS, VERDICTS, VERSIONS, connect, writing
+from components.records import Pointer, Record, Verdict
+
+Alias = Literal["challenger", "champion", "previous"]
+
+
+class Superseded(AtelierError):
+    """Someone else moved an alias of the model first."""
+
+
+class Version(Record):
+    """A registered version, with all that leads back from it; `created` is UTC, ISO 8601."""
+
+    model: str
+    version: str
+    modality: str
+    family: str
+    bundle: str
+    verdict: str
+    data: str
+    commit: str | None
+    recipe: str
+    run: str
+    pointers: tuple[Pointer, ...]
+    created: str
+
+
+class Move(Record):
+    """An alias set to a version; `generation` grows with every move in the ledger, whatever the model."""
+
+    generation: int
+    model: str
+    alias: Alias
+    version: str
+    previous: str | None  # the version that the alias left
+    bundle: str
+    verdict: str
+    actor: str
+    reason: str
+    created: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger at a URL; its tables are made on first use. It may be shared among threads."""
+
+    url: str
+
+    def record(self, verdict: Verdict, *, run: str) -> str:
+        """Keep a verdict under its fingerprint, which is returned; a known one stays as it is."""
+        digest = verdict.fingerprint()
+        row = {
+            **verdict.model_dump(include={"model", "candidate", "family", "passed"}),
+            "digest": digest,
+            "bundle": verdict.bundle.digest,
+            "record": json.dumps(verdict.model_dump(mode="json")),
+            "run": run,
+            "created": _now(),
+        }
+        with self._writing() as connection:
+            if not connection.execute(sa.select(VERDICTS.c.digest).where(VERDICTS.c.digest == digest)).all():
+                connection.execute(sa.insert(VERDICTS).values(row))
+        return digest
+
+    def verdict(self, digest: str) -> Verdict | None:
+        """The verdict of that digest; an `AtelierError` where its row no longer matches it."""
+        for row in self._read(sa.select(VERDICTS.c.record).where(VERDICTS.c.digest == digest)):
+            verdict = Verdict.model_validate(json.loads(row.record))
+            if verdict.fingerprint() != digest:
+                raise AtelierError(
+                    f"the verdict {digest} in the ledger {self.shown} was altered: it no longer matches its digest. "
+                    "Restore the ledger from a backup, or run the recipe again for a verdict of its own."
+                )
+            return verdict
+        return None
+
+    def run_of(self, digest: str) -> str | None:
+        """The MLflow run that a verdict was recorded with; none where the ledger does not hold the verdict."""
+        return self._value(sa.select(VERDICTS.c.run).where(VERDICTS.c.digest == digest))
+
+    def passing(self, model: str, bundle: str) -> str | None:
+        """The newest verdict that passed that bundle.
+
+        A later one that failed does not undo it: a gate against the champion may fail a bundle that an operator must
+        still be able to roll back to.
+        """
+        passed = (VERDICTS.c.model == model) & (VERDICTS.c.bundle == bundle) & VERDICTS.c.passed
+        return self._value(sa.select(VERDICTS.c.digest).where(passed).order_by(VERDICTS.c.created.desc()).limit(1))
+
+    def enter(self, version: Version) -> Version:
+        """Keep a registered version. Where the model has one of the same bundle already, that one is returned."""
+        row = {**version.model_dump(), "pointers": json.dumps([pointer.model_dump() for pointer in version.pointers])}
+        same = (VERSIONS.c.model == version.model) & (VERSIONS.c.bundle == version.bundle)
+        with self._writing() as connection:
+            known = connection.execute(sa.select(VERSIONS).where(same)).first()
+            if known is None:
+                connection.execute(sa.insert(VERSIONS).values(row))
+        return version if known is None else _version(known)
+
+    def versions(self, model: str | None = None) -> list[Version]:
+        """Registered versions, of one model or of all, in the order in which they were registered."""
+        query = sa.select(VERSIONS).order_by(VERSIONS.c.model, VERSIONS.c.created)
+        return [_version(row) for row in self._read(query if model is None else query.where(VERSIONS.c.model == model))]
+
+    def generation(self, model: str) -> int:
+        """The generation of the model's last move; 0 before the first."""
+        moves = self.history(model)
+        return moves[-1].generation if moves else 0
+
+    def move(
+        self,
+        model: str,
+        alias: Alias,
+        version: str,
+        *,
+        verdict: str,
+        expected_generation: int | None,
+        actor: str,
+        reason: str,
+    ) -> Move:
+        """Set an alias in one compare-and-set: `Superseded` where the model's generation is no longer the expected one.
+
+        `verdict` is the digest of the recorded verdict that passed this version. None expects no generation, which
+        only `challenger` may: it decides what is looked at, not what is served. A champion that gives way becomes
+        `previous` by the same row. An alias that is there already stays where it is, without a new row.
+        """
+        _refuse_unguarded(model, alias, version, expected_generation)
+        bundle = self._entitled(model, alias, version, verdict)
+        with self._writing() as connection:
+            moves = _moves(connection.execute(_of(model)).all())
+            if expected_generation not in (None, moves[-1].generation if moves else 0):
+                raise _superseded(model, alias, version, moves[-1] if moves else None)
+            held = _aliases(moves).get(alias)
+            if held is not None and held.version == version:
+                return held
+            last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(MOVES.c.generation), 0))).scalar_one()
+            move = Move(
+                generation=last + 1,
+                model=model,
+                alias=alias,
+                version=version,
+                previous=held.version if held else None,
+                bundle=bundle,
+                verdict=verdict,
+                actor=actor,
+                reason=reason,
+                created=_now(),
+            )
+            connection.execute(sa.insert(MOVES).values(move.model_dump()))
+        return move
+
+    def current(self, model: str) -> dict[Alias, Move]:
+        """Where each alias of the model points now; one that points nowhere is absent."""
+        return _aliases(self.history(model))
+
+    def history(self, model: str) -> list[Move]:
+        """Every move of the model, oldest first."""
+        return _moves(self._read(_of(model)))
+
+    def pin(self, model: str, name: str, key: str, digest: str) -> str:
+        """Fix a digest under a name and a key for good; returns that of whoever came first."""
+        row = {"model": model, "name": name, "key": key, "digest": digest, "created": _now()}
+        with self._writing() as connection:
+            first = connection.execute(_pinned(model, name, key)).first()
+            if first is None:
+                connection.execute(sa.insert(PINS).values(row))
+        return digest if first is None else first.digest
+
+    def pinned(self, model: str, name: str, key: str) -> str | None:
+        """The digest that was pinned there, or none."""
+        return self._value(_pinned(model, name, key))
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return sa.make_url(self.url).render_as_string(hide_password=True)
+
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        return connect(self.url)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._explained(), writing(self._engine) as connection:
+            yield connection
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self._explained(), self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+    def _value(self, query: sa.Select[tuple[str]]) -> str | None:
+        return next((row[0] for row in self._read(query)), None)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the database refuses into one paragraph."""
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, OSError, ModuleNotFoundError) as error:
+            cause = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise AtelierError(
+                f"the ledger {self.shown} cannot be used: {cause}. It records verdicts and promotions; check its URL, "
+                "that its folder or its server can be reached, and that no other program keeps it locked."
+            ) from error
+
+    def _entitled(self, model: str, alias: Alias, version: str, digest: str) -> str:
+        """The bundle of a version that the verdict passed; an `AtelierError` says why it is none."""
+        named = (VERSIONS.c.model == model) & (VERSIONS.c.version == version)
+        bundle = self._value(sa.select(VERSIONS.c.bundle).where(named))
+        verdict = self.verdict(digest)
+        if bundle is None:
+            why = "the ledger knows no such version"
+        elif verdict is None:
+            why = f"the ledger holds no verdict {digest}"
+        elif not verdict.passed:
+            why = f"its verdict failed ({', '.join(check.gate for check in verdict.checks if not check.passed)})"
+        elif (verdict.model, verdict.bundle.digest) != (model, bundle):
+            why = f"that verdict is about another bundle, {verdict.bundle.digest} of {verdict.model}"
+        else:
+            return bundle
+        raise AtelierError(
+            f"{model}: version {version} cannot become {alias}: {why}. Only a version that a run registered with a "
+            "passing verdict can; run the recipe, or name another version of `atelier ls`."
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _of(model: str) -> sa.Select[Any]:
+    return sa.select(MOVES).where(MOVES.c.model == model).order_by(MOVES.c.generation)
+
+
+def _pinned(model: str, name: str, key: str) -> sa.Select[tuple[str]]:
+    return sa.select(PINS.c.digest).where((PINS.c.model == model) & (PINS.c.name == name) & (PINS.c.key == key))
+
+
+def _moves(rows: Sequence[sa.Row[Any]]) -> list[Move]:
+    return [Move.model_validate(row._asdict()) for row in rows]
+
+
+def _version(row: sa.Row[Any]) -> Version:
+    return Version.model_validate({**row._asdict(), "pointers": json.loads(row.pointers)})
+
+
+def _aliases(moves: Sequence[Move]) -> dict[Alias, Move]:
+    """What the moves add up to: a new champion leaves the old one behind as `previous`, and is no challenger now."""
+    held: dict[Alias, Move] = {}
+    for move in moves:
+        if move.alias == "champion":
+            if "champion" in held:
+                held["previous"] = held["champion"].model_copy(update={"alias": "previous"})
+            if "challenger" in held and held["challenger"].version == move.version:
+                del held["challenger"]
+        held[move.alias] = move
+    return held
+
+
+def _refuse_unguarded(model: str, alias: Alias, version: str, expected_generation: int | None) -> None:
+    if alias == "previous" or (alias == "champion" and expected_generation is None):
+        raise AtelierError(
+            f"{model}: {alias} cannot be moved to version {version} like this: `previous` follows from moving "
+            "`champion`, and a move of `champion` must name the generation that it was decided on."
+        )
+
+
+def _superseded(model: str, alias: Alias, version: str, last: Move | None) -> Superseded:
+    happened = (
+        f"{last.actor} moved {last.alias} to version {last.version} at {last.created} ({last.reason})"
+        if last is not None
+        else "the ledger holds no move of this model at all"
+    )
+    return Superseded(
+        f"{model}: {alias} was not moved to version {version}, for the ledger has changed since that was decided: "
+        f"{happened}. Look at `atelier show {model}`, and promote again if you still want to."
+    )

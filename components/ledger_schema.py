@@ -1,0 +1,130 @@
+"""The ledger's tables, and how a database that holds them is opened and written to, one writer at a time."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.pool import NullPool
+
+PATIENCE = 30  # seconds that a writer waits for another one
+LOCK = 0x6C6564676572  # "ledger": the advisory lock of all writers on PostgreSQL
+
+METADATA = sa.MetaData()
+VERDICTS = sa.Table(
+    "verdicts",
+    METADATA,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("candidate", sa.String, nullable=False),
+    sa.Column("family", sa.String, nullable=False),
+    sa.Column("bundle", sa.String, nullable=False),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),  # the verdict's JSON: its fingerprint is the digest
+    sa.Column("run", sa.String, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+    sa.Index("verdicts_of_bundle", "model", "bundle"),
+)
+VERSIONS = sa.Table(
+    "versions",
+    METADATA,
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("version", sa.String, primary_key=True),
+    sa.Column("modality", sa.String, nullable=False),
+    sa.Column("family", sa.String, nullable=False),
+    sa.Column("bundle", sa.String, nullable=False),
+    sa.Column("verdict", sa.String, nullable=False),
+    sa.Column("data", sa.String, nullable=False),
+    sa.Column("commit", sa.String),
+    sa.Column("recipe", sa.String, nullable=False),
+    sa.Column("run", sa.String, nullable=False),
+    sa.Column("pointers", sa.Text, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+    sa.UniqueConstraint("model", "bundle"),
+)
+MOVES = sa.Table(
+    "moves",
+    METADATA,
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("model", sa.String, nullable=False, index=True),
+    sa.Column("alias", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("previous", sa.String),
+    sa.Column("bundle", sa.String, nullable=False),
+    sa.Column("verdict", sa.String, nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+)
+PINS = sa.Table(
+    "pins",
+    METADATA,
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+)
+
+KEPT = "the ledger is append-only"
+FUNCTION = f"""CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger AS $$
+BEGIN RAISE EXCEPTION '{KEPT}'; END $$ LANGUAGE plpgsql"""
+
+
+def _keep(table: sa.Table) -> None:
+    """Let the database itself refuse whatever is not an addition."""
+    same = " AND ".join(f'"{column.name}" = NEW."{column.name}"' for column in table.primary_key)
+    known = f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})"  # INSERT OR REPLACE deletes without firing DELETE
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{KEPT}'); END"
+    for verb, when in {"UPDATE": "", "DELETE": "", "INSERT": known}.items():
+        _after(table, "sqlite", f"CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table} {when} {refuse}")
+    _after(table, "postgresql", FUNCTION)
+    verbs = "BEFORE UPDATE OR DELETE OR TRUNCATE"
+    _after(table, "postgresql", f"CREATE TRIGGER {table}_kept {verbs} ON {table} EXECUTE FUNCTION refuse_change()")
+
+
+def _after(table: sa.Table, dialect: str, statement: str) -> None:
+    event.listen(table, "after_create", sa.DDL(statement).execute_if(dialect=dialect))  # type: ignore[no-untyped-call]
+
+
+for _table in METADATA.sorted_tables:
+    _keep(_table)
+
+
+def connect(url: str) -> sa.Engine:
+    """The database of that URL, with the tables made where they are missing; its folder too, for SQLite."""
+    target = sa.make_url(url)
+    if target.get_backend_name() == "sqlite":
+        Path(target.database or "").parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(target, poolclass=NullPool, connect_args={"timeout": PATIENCE})
+        event.listen(engine, "connect", _transactions_are_ours)
+    else:
+        engine = sa.create_engine(target, poolclass=NullPool)
+    event.listen(engine, "begin", _begin)
+    if not set(METADATA.tables) <= set(sa.inspect(engine).get_table_names()):
+        if engine.dialect.name == "sqlite":
+            with closing(engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+        with writing(engine) as locked:
+            METADATA.create_all(locked)
+    return engine
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that begins once no other writer is at work, so that what it reads is still true as it writes."""
+    with engine.execution_options(writes=True).begin() as connection:
+        yield connection
+
+
+def _transactions_are_ours(connection: object, _: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]  # else sqlite3 begins by itself, without a lock
+
+
+def _begin(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    elif writes:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))

@@ -1,0 +1,50 @@
+"""Which rows a training step sees: a function of the seed and the step alone, so that resuming needs no state."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from components.contract import Batch
+from components.errors import AtelierError
+
+Augment = Callable[[Batch, torch.Generator], Batch]
+
+
+class Split(Protocol):
+    """One side of prepared shards, as the modality opens it."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Batch: ...
+
+
+def seed_of(seed: int, *names: int | str) -> int:
+    """A seed of its own for each name: the first 63 bits of a sha256."""
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def batches(split: Split, *, size: int, seed: int, start: int, augment: Augment | None = None) -> Iterator[Batch]:
+    """Batches without end from step `start` on; each epoch is a fresh order of all rows, its short tail left out."""
+    per_epoch = len(split) // size
+    if per_epoch == 0:
+        raise AtelierError(
+            f"train.batch_size is {size}, but only {len(split)} rows are left to train on. "
+            "Lower train.batch_size, or give the recipe more data."
+        )
+    order, epoch_of_order = torch.empty(0), -1
+    generator = torch.Generator()
+    step = start
+    while True:
+        epoch, position = divmod(step, per_epoch)
+        if epoch != epoch_of_order:
+            order = torch.randperm(len(split), generator=generator.manual_seed(seed_of(seed, "order", epoch)))
+            epoch_of_order = epoch
+        batch = split.batch(order[position * size : (position + 1) * size])
+        if augment is not None:
+            batch = augment(batch, generator.manual_seed(seed_of(seed, "augment", step)))
+        yield batch
+        step += 1

@@ -1,0 +1,78 @@
+"""The metrics of pictures: generated against held-out, in the features of a frozen classifier.
+
+`fd` and `kd` in squared feature units, the rest shares in [0, 1] except `density`, from 0 up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from components import fidelity
+from components.loading import Split
+from components.modalities.image import codec
+from components.modalities.image.batch import Images
+from components.modalities.image.classifier import Classifier
+
+DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
+    "fd": "lower",
+    "kd": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",
+    "coverage": "higher",
+    "copied": "lower",
+    "label_entropy": "higher",
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What generated pictures are held against: held-out features [M, D] and training pixels [N, pixels]."""
+
+    encoder: Classifier
+    classes: int
+    held_out_MD: Tensor
+    training: Tensor
+    held_out: Images
+
+    @classmethod
+    def of(cls, train: Split, held_out: Split, encoder: Classifier, *, classes: int) -> Self:
+        rows, training = _all(held_out), _all(train)
+        return cls(encoder, classes, encoder.features(rows), training.pixels.flatten(1), rows)
+
+    def measure(self, generated: Images) -> dict[str, float]:
+        """Every metric of this modality for one set of generated pictures."""
+        features_ND = self.encoder.features(generated)
+        return {
+            "fd": fidelity.frechet_distance(features_ND, self.held_out_MD),
+            "kd": fidelity.kernel_distance(features_ND, self.held_out_MD),
+            **fidelity.neighbourhoods(features_ND, self.held_out_MD),
+            "copied": float(fidelity.copied(generated.pixels.flatten(1), self.training).float().mean()),
+            "label_entropy": fidelity.entropy_share(self.encoder.labels(features_ND), self.classes),
+        }
+
+    def floor(self) -> dict[str, float]:
+        """The same metrics for real pictures: one half of the held-out rows against the other."""
+        order = torch.randperm(len(self.held_out_MD), generator=torch.Generator().manual_seed(0))
+        one, other = order.chunk(2)
+        left_ND, right_ND = self.held_out_MD[one], self.held_out_MD[other]
+        return {
+            "fd": fidelity.frechet_distance(left_ND, right_ND),
+            "kd": fidelity.kernel_distance(left_ND, right_ND),
+            **fidelity.neighbourhoods(left_ND, right_ND),
+            "copied": float(fidelity.copied(self.held_out.pixels.flatten(1), self.training).float().mean()),
+            "label_entropy": fidelity.entropy_share(self.encoder.labels(self.held_out_MD), self.classes),
+        }
+
+    def sheets(self, generated: Images) -> dict[str, bytes]:
+        """The pictures a person looks at: generated rows, and real ones of the same number."""
+        return {"generated": codec.grid(generated, columns=10), "held_out": codec.grid(self.held_out, columns=10)}
+
+
+def _all(split: Split) -> Images:
+    images = split.batch(torch.arange(len(split)))
+    assert isinstance(images, Images)
+    return images

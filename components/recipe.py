@@ -1,0 +1,265 @@
+"""A recipe: YAML in, a typed and frozen `Recipe` out, every mistake named with its mend."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
+
+from components import families, modalities
+from components.contract import Strict
+from components.controls import PublicControl
+from components.errors import AtelierError
+from components.spelling import unknown
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(text: str) -> str:
+    if not text[:-1].isdigit() or text[-1:] not in SECONDS or int(text[:-1]) == 0:
+        raise ValueError(f"{text!r} is not a duration; write a whole number and one of s, m, h, d, as in 10m")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class HeldOut(Strict):
+    """Which rows no training sees: the source's own split by `column` and `value`, or a `share` by digest."""
+
+    column: str | None = None
+    value: str | None = None
+    share: float | None = Field(None, gt=0, lt=1)
+    by: Literal["digest"] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "HeldOut":
+        named, shared = (self.column, self.value), (self.share, self.by)
+        if all(named) and not any(shared) or all(shared) and not any(named):
+            return self
+        raise ValueError("held_out needs either {column, value} or {share, by}, as in {share: 0.15, by: digest}")
+
+
+class Data(Strict):
+    source: str
+    held_out: HeldOut = HeldOut(share=0.15, by="digest")
+    reject_at_most: Share = 0.01
+
+
+class Validate(Strict):
+    suite: str | None = None  # the modality's own unless named
+    expect: tuple[dict[str, JsonValue], ...] = ()  # more expectations: {type: ..., kwargs...}
+
+
+class Train(Strict):
+    """How long and how a candidate is trained; the recipe's are the defaults of each candidate's."""
+
+    seed: int = Field(0, ge=0)
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(64, ge=2)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpoint_every: int = Field(200, ge=1)
+    time_limit: Duration | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.time_limit is None else int(self.time_limit[:-1]) * SECONDS[self.time_limit[-1]]
+
+
+class Candidate(Strict):
+    family: str
+    config: dict[str, JsonValue] = {}
+    train: Train = Train()
+
+
+class Evaluate(Strict):
+    samples: int = Field(2048, ge=16)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
+    encoder: Literal["classifier"] = "classifier"
+
+
+class Gate(Strict):
+    """A bound on a metric: absolute, or against the champion within the noise of repeated sampling."""
+
+    metric: str
+    at_most: float | None = None
+    at_least: float | None = None
+    not_worse_than: Literal["champion"] | None = None
+    tolerance: float = Field(0.0, ge=0)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Gate":
+        if sum(bound is not None for bound in (self.at_most, self.at_least, self.not_worse_than)) != 1:
+            raise ValueError(f"the gate on {self.metric!r} needs exactly one of at_most, at_least, not_worse_than")
+        return self
+
+
+class Promotion(Strict):
+    policy: Literal["manual", "auto"] = "manual"
+    approvals: int = Field(0, ge=0)
+
+
+class Serve(Strict):
+    max_samples: int = Field(16, ge=1)
+    latency_ms: int = Field(500, ge=1)
+
+
+class Schedule(Strict):
+    cron: str
+    timezone: str = "UTC"
+
+
+class Recipe(Strict):
+    """One dataset, its checks and preparation, the candidates, the metrics and gates, and the serving limits."""
+
+    model: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    modality: str
+    data: Data
+    validation: Validate = Field(default=Validate(), alias="validate")
+    prepare: dict[str, JsonValue] = {}
+    train: Train = Train()
+    candidates: dict[str, Candidate] = Field(min_length=1)
+    evaluate: Evaluate = Evaluate()
+    gates: tuple[Gate, ...] = Field(min_length=1)
+    rank_by: str
+    controls: dict[str, PublicControl] = {}
+    promotion: Promotion = Promotion()
+    serve: Serve = Serve()
+    schedule: Schedule | None = None
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, with `path=value` settings laid over it; an `AtelierError` names each mistake."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AtelierError(f"there is no recipe {path}. Recipes lie in flows/recipes/, one YAML file each.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AtelierError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise AtelierError(f"the recipe {path} must be a mapping that starts with `model:`, not {type(raw).__name__}")
+    for setting in settings:
+        _override(raw, setting)
+    return parse(raw, str(path))
+
+
+def parse(raw: dict[str, Any], name: str) -> Recipe:
+    """The typed recipe of a mapping; checks every family, config, control and metric before anything runs."""
+    shared: Any = raw.get("train")
+    shared = shared if isinstance(shared, dict) else {}
+    candidates = raw.get("candidates")
+    if isinstance(candidates, dict):
+        for candidate in candidates.values():
+            if isinstance(candidate, dict) and isinstance(candidate.get("train", {}), dict):
+                candidate["train"] = {**shared, **candidate.get("train", {})}
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise AtelierError(f"the recipe {name} has {_count(error)}: {'; '.join(_mistakes(error, Recipe))}") from None
+    _check_meaning(recipe, name)
+    return recipe
+
+
+def _check_meaning(recipe: Recipe, name: str) -> None:
+    if recipe.modality not in modalities.names():
+        raise AtelierError(f"the recipe {name}: {unknown('modality', recipe.modality, modalities.names())}")
+    for title, candidate in recipe.candidates.items():
+        where = f"the recipe {name}: candidates.{title}"
+        try:
+            family = families.get(candidate.family)
+        except AtelierError as error:
+            raise AtelierError(f"{where}.family: {error}") from None
+        if family.Model.modality != recipe.modality:
+            raise AtelierError(
+                f"{where}: the family {candidate.family!r} makes {family.Model.modality}, "
+                f"but the recipe is of modality {recipe.modality}"
+            )
+        try:
+            family.Config.model_validate(candidate.config)
+        except ValidationError as error:
+            mistakes = "; ".join(_mistakes(error, family.Config))
+            raise AtelierError(f"{where}.config has {_count(error)}: {mistakes}") from None
+        for control in recipe.controls:
+            if control not in family.Controls.model_fields:
+                raise AtelierError(f"{where}: {unknown('control', control, family.Controls.model_fields)}")
+    prepare = modalities.part(recipe.modality, "shards").Prepare
+    try:
+        prepare.model_validate(recipe.prepare)
+    except ValidationError as error:
+        raise AtelierError(
+            f"the recipe {name}: prepare has {_count(error)}: {'; '.join(_mistakes(error, prepare))}"
+        ) from None
+    metrics = modalities.part(recipe.modality, "metrics").DIRECTIONS
+    for where, metric in [
+        *((f"gates.{i}", gate.metric) for i, gate in enumerate(recipe.gates)),
+        ("rank_by", recipe.rank_by),
+    ]:
+        if metric not in metrics:
+            raise AtelierError(f"the recipe {name}: {where}: {unknown('metric', metric, metrics)}")
+
+
+def _override(raw: dict[str, Any], setting: str) -> None:
+    path, equals, value = setting.partition("=")
+    if not equals or not path:
+        raise AtelierError(f"--set {setting!r} is not of the form path=value, as in candidates.vae.train.steps=100")
+    *parents, last = path.split(".")
+    node: Any = raw
+    try:
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise AtelierError(f"--set {setting!r}: there is no such place in this recipe") from None
+
+
+def _count(error: ValidationError) -> str:
+    return "a mistake" if error.error_count() == 1 else f"{error.error_count()} mistakes"
+
+
+def _mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    for mistake in error.errors(include_url=False):
+        where = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            *parents, word = mistake["loc"]
+            yield f"{where}: {unknown('key', str(word), _known_keys(model, parents))}"
+        else:
+            message = mistake["msg"].removeprefix("Value error, ")
+            given = mistake["input"]
+            shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+            yield f"{where}: {message}{shown}" if where else message
+
+
+def _known_keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """The keys that the model takes at that place."""
+    here: Any = model
+    for part in place:
+        fields = _fields(here)
+        here = fields[str(part)] if fields else _inside(here)  # a key of a model, or of a collection of them
+    return list(_fields(here) or {})
+
+
+def _fields(annotation: Any) -> dict[str, Any] | None:
+    """Names and annotations of the model in `X` or `X | None`; None for a collection."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+    if get_origin(annotation) in (UnionType, Union):
+        return next((found for part in get_args(annotation) if (found := _fields(part))), None)
+    return None
+
+
+def _inside(annotation: Any) -> Any:
+    """`X` of `dict[str, X]` and of `tuple[X, ...]`."""
+    return [part for part in get_args(annotation) if part is not Ellipsis][-1]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Atelier recipe",
+        **Recipe.model_json_schema(),
+    }

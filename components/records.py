@@ -1,0 +1,153 @@
+"""What the stages hand to each other: small frozen values that name bytes by kind and digest."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+
+def fingerprint(value: Any) -> str:
+    """`sha256:` of any JSON value, independent of the order of its keys."""
+    return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    def fingerprint(self) -> str:
+        """`sha256:` of the record's own JSON."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+class Artifact(Record):
+    """A folder in the store."""
+
+    kind: str
+    digest: str  # "sha256:..." of its files' names and bytes
+
+
+class Dataset(Record):
+    """Ingested rows of one source, in one form whatever the source's was (see `rows.py`)."""
+
+    source: str
+    version: str  # DVC's digest of this source alone: "md5:....dir"
+    commit: str | None  # the git commit whose data.dvc named it
+    rows: Artifact
+    count: int
+    classes: tuple[str, ...]  # the names of the labels, in order; empty where there are none
+    licence: str
+
+
+class Validated(Record):
+    """A dataset whose checks passed; `facts` says of every row its split and why it was rejected."""
+
+    dataset: Dataset
+    facts: Artifact
+    quarantine: Artifact
+    docs: Artifact
+    accepted: dict[str, int]  # rows by split
+    rejected: dict[str, int]  # rows by reason
+
+
+class Shards(Record):
+    """Prepared rows of both splits, memory-mapped by the modality."""
+
+    validated: Validated
+    shards: Artifact
+    spec: dict[str, JsonValue]
+
+
+class Trained(Record):
+    """A candidate after training: its weights, what it cost, and its curves."""
+
+    candidate: str
+    family: str
+    weights: Artifact
+    curves: Artifact
+    seed: int
+    steps: int
+    seconds: float
+    samples_per_second: float
+    parameters: int
+    stopped: Literal["budget", "time_limit"]
+
+
+class Scores(Record):
+    """Metrics of one bundle against held-out rows, one value per sampling seed."""
+
+    bundle: Artifact
+    encoder: str
+    held_out: str
+    samples: int
+    seeds: tuple[int, ...]
+    values: dict[str, tuple[float, ...]]
+    floor: dict[str, float]  # the same metrics between two halves of real rows
+    pictures: Artifact
+
+
+class Check(Record):
+    """One gate, answered."""
+
+    gate: str  # as a sentence: "fd at most 60"
+    metric: str
+    value: float
+    low: float
+    high: float
+    bound: float | None = None
+    champion: float | None = None
+    passed: bool
+    reason: str = ""
+
+
+class Verdict(Record):
+    """The outcome of the gates for one candidate, with every number, bound and interval."""
+
+    model: str
+    candidate: str
+    family: str
+    bundle: Artifact
+    scores: Scores
+    checks: tuple[Check, ...]
+    rank: float
+    passed: bool
+
+
+class Pointer(Record):
+    """A folder that DVC keeps: what `restore` needs to bring it back."""
+
+    kind: str
+    digest: str  # the store's digest of the folder
+    dvc: str  # DVC's own digest, "md5:....dir"
+
+
+class Registered(Record):
+    """A version of a registered model."""
+
+    model: str
+    version: str
+    run: str
+    bundle: Artifact
+    verdict: str
+    created: bool  # False where the registry already held this bundle
+    alias: Literal["challenger", "champion"]
+
+
+class Package(Record):
+    """A Bento of one release, and the sample that its smoke test drew through it."""
+
+    tag: str
+    path: str
+    model: str
+    version: str
+    bundle: Artifact
+    sample: Artifact
+
+
+class Outcome(Record):
+    """What a run of one recipe came to."""
+
+    validated: Validated
+    verdicts: tuple[Verdict, ...]
+    registered: Registered
+    package: Package | None  # None while no version may be champion yet

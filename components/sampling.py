@@ -1,0 +1,86 @@
+"""The one door of serving: a bundle's folder in, encoded samples out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from components import bundle, controls, families, modalities
+from components.contract import Batch, Sampler, Strict
+from components.errors import AtelierError
+from components.spelling import unknown
+from components.store import digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A loaded bundle: what it is called, what it may be asked, and how to ask it."""
+
+    card: bundle.EndpointCard
+    family: str
+    modality: str
+    media_type: str
+    parameters: int
+    controls: type[Strict]  # the public controls, typed: a request's schema
+    _sampler: Sampler[Any, Any]
+    _family_controls: type[Strict]
+    _encode: Any
+
+    def sample(self, seeds: Sequence[int], requests: Sequence[Mapping[str, Any]] | None = None) -> Batch:
+        """One row per seed as tensors; `requests` holds each row's public controls, the defaults where left out."""
+        requests = [{}] * len(seeds) if requests is None else requests
+        typed = [self._family_controls(**self.checked(asked)) for asked in requests]
+        rows: Batch = self._sampler.sample(seeds, controls=typed)
+        return rows
+
+    def generate(self, seeds: Sequence[int], requests: Sequence[Mapping[str, Any]] | None = None) -> list[bytes]:
+        """One encoded sample per seed, in the media type of the modality."""
+        encoded: list[bytes] = self._encode(self.sample(seeds, requests))
+        return encoded
+
+    def checked(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The public controls of one row, complete and in range; an `AtelierError` names the first mistake."""
+        for name in asked:
+            if name not in self.controls.model_fields:
+                raise AtelierError(unknown("control", name, self.controls.model_fields))
+        try:
+            values = self.controls.model_validate(asked).model_dump()
+            for name, control in self.card.controls.items():
+                control.check(name, values[name])
+        except ValidationError as error:
+            mistake = error.errors()[0]
+            name = ".".join(map(str, mistake["loc"]))
+            raise AtelierError(f"the control {name} is {mistake['input']!r}: {mistake['msg']}") from None
+        except ValueError as error:
+            raise AtelierError(f"the control {error}") from None
+        return values
+
+
+def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> Endpoint:
+    """The endpoint of a bundle; its bytes are checked against `digest`, where given, before any is parsed."""
+    if digest is not None and (found := digest_of(directory)) != digest:
+        raise AtelierError(
+            f"the bundle in {directory} does not match its digest: {found} instead of {digest}. Its bytes were "
+            "changed or lost; bring it back with `atelier restore`, and do not serve what lies there."
+        )
+    model, endpoint = bundle.read(directory)
+    family = families.get(model.family)
+    batch, codec = modalities.part(model.modality, "batch"), modalities.part(model.modality, "codec")
+    sampler = family.Model.restore(
+        family.Config.model_validate(model.config),
+        batch.SPEC.model_validate(model.spec),
+        directory / "model.safetensors",
+    ).to(device)
+    return Endpoint(
+        card=endpoint,
+        family=model.family,
+        modality=model.modality,
+        media_type=codec.MEDIA_TYPE,
+        parameters=sum(parameter.numel() for parameter in sampler.parameters()),
+        controls=controls.schema(endpoint.controls),
+        _sampler=sampler,
+        _family_controls=family.Controls,
+        _encode=codec.encode,
+    )

@@ -1,0 +1,243 @@
+"""A Bento as a running server: started, asked for a sample as proof, stopped.
+
+The server runs from the Bento's own folder with no path into this checkout, so that what answers is what was packaged.
+"""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+from components.errors import AtelierError
+from components.records import Artifact
+from components.store import Store
+
+READY_SECONDS = 90.0  # a start takes about 3 on two idle cores, and many times that on a busy machine
+LOG_LINES = 8
+
+Answer = tuple[int, Message, bytes]
+
+
+def serve(tag: str, *, home: Path, host: str, port: int) -> None:
+    """Run the server of a Bento of the store `home` in the foreground until Ctrl-C or SIGTERM, which end it whole.
+
+    Raises an `AtelierError` where the Bento is not there, the address cannot be had, or the server ends by itself.
+    """
+    folder = place(tag, home=home)
+    _refuse_taken(host, port)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = subprocess.Popen(
+        _command(tag, host, port), cwd=folder, env=environment(home), stdin=subprocess.DEVNULL, process_group=0
+    )
+    server = Server(process)
+    try:
+        while True:
+            server.check()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return
+    except AtelierError as error:
+        raise AtelierError(f"{error}; its last words are above") from None
+    finally:
+        server.stop()
+        signal.signal(signal.SIGTERM, before)
+
+
+def smoke(tag: str, *, model: str, digest: str, size: tuple[int, int], home: Path, store: Store) -> Artifact:
+    """Serve a built Bento as a user would and question it; the picture it drew, as an artifact `sample`.
+
+    Raises an `AtelierError` with the server's last words where it does not start in time, or fails `question`.
+    """
+    with _running(tag, home=home) as url:
+        picture = question(url, model=model, digest=digest, size=size)
+    with store.writing("sample") as draft:
+        (draft.directory / "sample.png").write_bytes(picture)
+    return draft.artifact
+
+
+def question(url: str, *, model: str, digest: str, size: tuple[int, int]) -> bytes:
+    """A picture of `size` pixels, as PNG, from the server at `url`.
+
+    Raises an `AtelierError` where the server answers from other bytes than `digest`, draws two pictures from one
+    seed, or takes a control that the model does not have.
+    """
+    asked = {"model": model, "seed": 0, "format": "png"}
+    status, headers, picture = _post(url, asked)
+    if status != 200:
+        raise AtelierError(f"{model} answered {status} to {asked}: {_text(picture)}")
+    if headers["X-Model-Digest"] != digest:
+        raise AtelierError(f"{model} answered from {headers['X-Model-Digest']} instead of {digest}")
+    _refuse_picture(picture, size)
+    if _post(url, asked)[2] != picture:
+        raise AtelierError(f"{model} drew two different samples from one seed; its family must draw from it alone")
+    status, _, answer = _post(url, asked | {"controls": {"no-such-control": 1}})
+    if status != 400:
+        raise AtelierError(f"{model} answered {status} to a control that it does not have: {_text(answer)}")
+    return picture
+
+
+def place(tag: str, *, home: Path) -> Path:
+    """The folder of a Bento in the store `home`; an `AtelierError` where there is none."""
+    folder = home / "bentos" / tag.replace(":", "/")
+    if not (folder / "bento.yaml").is_file():
+        raise AtelierError(f"there is no Bento {tag} in {home}; package a promoted version to make one")
+    return folder
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What BentoML's processes see: its home, no telemetry, and no path into this checkout."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "true"}
+
+
+def last_lines(text: str) -> str:
+    """The end of a log as one line, each of its lines once, without the places and marks of a traceback."""
+    lines = dict.fromkeys(line.strip() for line in text.splitlines())
+    told = [line for line in lines if line.strip("^~ ") and not line.startswith('File "')]
+    return " | ".join(told[-LOG_LINES:])
+
+
+class Server:
+    """A server's process and its worker, which has a process group of its own."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process = process
+        self.workers: set[Any] = set()  # psutil's processes, which a reused id does not deceive
+
+    def check(self) -> None:
+        """Raise an `AtelierError` where the server ended, or lost its worker: BentoML would wait for ever then."""
+        if (code := self.process.poll()) is not None:
+            raise AtelierError(f"the server ended with {code}")
+        now = _workers(self.process.pid)
+        if self.workers and not now:
+            raise AtelierError("the server's worker ended")
+        self.workers |= now
+
+    def stop(self) -> None:
+        """End the server, and with it its worker; kill what is left after 10 seconds."""
+        import psutil
+
+        if self.process.poll() is None:
+            self.workers |= _workers(self.process.pid)
+            self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for left in psutil.wait_procs(self.workers, timeout=2)[1]:
+            left.kill()
+
+
+@contextmanager
+def _running(tag: str, *, home: Path) -> Iterator[str]:
+    """The address of a server of the Bento that is ready; it is stopped with all its processes at the end."""
+    folder, port = place(tag, home=home), _free_port()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            _command(tag, "127.0.0.1", port), cwd=folder,
+            env=environment(home) | {"PYTHONDONTWRITEBYTECODE": "1"},  # the Bento stays as it was built
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        server = Server(process)
+        try:
+            _wait(server, url := f"http://127.0.0.1:{port}")
+            yield url
+        except (AtelierError, OSError) as error:
+            server.stop()
+            log.seek(0)
+            words = last_lines(log.read().decode(errors="replace"))
+            raise AtelierError(f"the Bento {tag} failed its smoke test: {error}. Its last words: {words}") from None
+        finally:
+            server.stop()
+
+
+def _wait(server: Server, url: str) -> None:
+    until = time.monotonic() + READY_SECONDS
+    while time.monotonic() < until:
+        server.check()
+        try:
+            with _opener().open(f"{url}/readyz", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise AtelierError(f"the server was not ready within {READY_SECONDS:.0f} s")
+
+
+def _workers(server: int) -> set[Any]:
+    import psutil
+
+    found = set()
+    for child in psutil.Process(server).children():
+        with suppress(psutil.Error):
+            if "_bentoml_impl.worker.service" in child.cmdline():
+                found.add(child)
+    return found
+
+
+def _post(url: str, body: Mapping[str, Any]) -> Answer:
+    request = urllib.request.Request(
+        f"{url}/v1/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with _opener().open(request, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """One that goes to loopback straight, whatever proxy the environment names."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _refuse_picture(payload: bytes, size: tuple[int, int]) -> None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
+            picture.load()
+            found = picture.size
+    except (OSError, SyntaxError) as error:
+        raise AtelierError(f"what was answered is no PNG: {error}") from None
+    if found != size:
+        raise AtelierError(f"a picture of {found[0]} x {found[1]} pixels was answered instead of {size[0]} x {size[1]}")
+
+
+def _command(tag: str, host: str, port: int) -> list[str]:
+    return [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise AtelierError(
+                f"cannot listen on {host}:{port}: {error.strerror}. Another server may run there; stop it, or choose "
+                "another port with --port."
+            ) from None
+
+
+def _text(answer: bytes) -> str:
+    return answer[:500].decode(errors="replace")

@@ -1,0 +1,118 @@
+"""Content-addressed outputs of the stages: written aside, synced, then renamed into place."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.errors import AtelierError
+from components.records import Artifact
+
+
+@dataclass
+class Draft:
+    """A folder being filled; `artifact` is known once the `with` block has ended well."""
+
+    directory: Path
+    _artifact: Artifact | None = field(default=None, repr=False)
+
+    @property
+    def artifact(self) -> Artifact:
+        assert self._artifact is not None, "the artifact is known only after the block that writes it"
+        return self._artifact
+
+
+@dataclass(frozen=True)
+class Store:
+    """Folders named by kind and digest under one root; a folder is there whole or not at all."""
+
+    root: Path
+
+    def path(self, artifact: Artifact) -> Path:
+        """Where the bytes lie; an `AtelierError` where they do not."""
+        path = self._place(artifact)
+        if not path.is_dir():
+            raise AtelierError(
+                f"the {artifact.kind} {artifact.digest} is not in the store {self.root}: it was cleaned away. "
+                "Run the recipe again to make it, or `atelier restore` to bring a registered version back."
+            )
+        return path
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether the bytes are there and still match their digest."""
+        path = self._place(artifact)
+        return path.is_dir() and digest_of(path) == artifact.digest
+
+    @contextmanager
+    def writing(self, kind: str) -> Iterator[Draft]:
+        """A fresh folder to fill. It enters the store, by its digest, when the block ends well."""
+        aside = self.root / "aside"
+        aside.mkdir(parents=True, exist_ok=True)
+        draft = Draft(Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=aside)))
+        try:
+            yield draft
+            draft._artifact = self._admit(kind, draft.directory)
+        finally:
+            shutil.rmtree(draft.directory, ignore_errors=True)
+
+    def _admit(self, kind: str, directory: Path) -> Artifact:
+        artifact = Artifact(kind=kind, digest=digest_of(directory))
+        place = self._place(artifact)
+        if self.holds(artifact):
+            return artifact
+        for path in directory.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        try:
+            directory.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if self.holds(artifact):  # another writer of the same bytes was first
+                return artifact
+            with tempfile.TemporaryDirectory(dir=self.root / "aside") as aside:
+                place.rename(Path(aside) / "changed")  # it was not what its name says
+                directory.rename(place)
+        _sync(place.parent)
+        return artifact
+
+    def _place(self, artifact: Artifact) -> Path:
+        return self.root / artifact.kind / artifact.digest.removeprefix("sha256:")
+
+
+def digest_of(directory: Path) -> str:
+    """`sha256:` over the sorted relative names of a folder's files and the sha256 of each."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    listing = [[path.relative_to(directory).as_posix(), file_sha256(path)] for path in files]
+    return "sha256:" + hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file whole or not at all, whatever happens in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    _sync(aside)
+    aside.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

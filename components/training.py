@@ -1,0 +1,205 @@
+"""One loop for every family: each step runs the family's phases in order."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+from torch.optim import Optimizer
+
+from components import checkpoint, families, loading, modalities
+from components.contract import Batch, Family, Loss, Phase, Spec
+from components.errors import AtelierError
+from components.recipe import Candidate, Recipe, Train
+from components.records import Shards, Trained, fingerprint
+from components.store import Store
+
+POINTS = 200  # readings of the losses over a run: each waits for the device
+AnyFamily = Family[Any, Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A reading: steps done and to do, the rate in rows a second, seconds left, and the losses by `phase/part`."""
+
+    step: int
+    steps: int
+    samples_per_second: float
+    seconds_left: float
+    losses: Mapping[str, float]
+
+
+Report = Callable[[Progress], None]
+
+
+def refuse_unfit(recipe: Recipe, shards: Shards) -> None:
+    """Raise an `AtelierError` where a candidate cannot be built for the prepared data, before any is trained."""
+    for name, candidate in recipe.candidates.items():
+        with torch.device("meta"):
+            try:
+                build(candidate, _spec(recipe.modality, shards))
+            except AtelierError as error:
+                raise AtelierError(f"candidates.{name}: {error}") from None
+
+
+def train(
+    name: str, candidate: Candidate, shards: Shards, *, modality: str, store: Store, checkpoints: Path, report: Report
+) -> Trained:
+    """Train one candidate on the training rows, from its last checkpoint where a run was cut off."""
+    settings = candidate.train
+    torch.manual_seed(loading.seed_of(settings.seed, "initial weights"))
+    family = build(candidate, _spec(modality, shards))
+    parameters = sum(parameter.numel() for parameter in family.parameters() if parameter.requires_grad)
+    job = fingerprint([candidate.model_dump(mode="json"), shards.shards.digest])
+    kept = checkpoints / job.removeprefix("sha256:")
+    part = modalities.part(modality, "shards")
+    loop = Loop(family, settings, job=job, checkpoints=kept, report=report)
+    stopped = loop.run(
+        lambda start: loading.batches(
+            part.open_split(store.path(shards.shards), "train"),
+            size=settings.batch_size,
+            seed=settings.seed,
+            start=start,
+            augment=part.open_augment(store.path(shards.shards)),
+        )
+    )
+    with store.writing("weights") as weights:
+        family.eval().cpu().save(weights.directory)
+    with store.writing("curves") as curves:
+        (curves.directory / "curves.json").write_text(json.dumps(loop.curves))
+    checkpoint.clear(kept)
+    return Trained(
+        candidate=name,
+        family=candidate.family,
+        weights=weights.artifact,
+        curves=curves.artifact,
+        seed=settings.seed,
+        steps=loop.step,
+        seconds=round(loop.seconds, 3),
+        samples_per_second=round(loop.step * settings.batch_size / loop.seconds, 1),
+        parameters=parameters,
+        stopped="budget" if stopped else "time_limit",
+    )
+
+
+def build(candidate: Candidate, spec: Spec) -> AnyFamily:
+    """The candidate's networks, freshly initialised from torch's global generator."""
+    module = families.get(candidate.family)
+    return module.Model(module.Config.model_validate(candidate.config), spec)
+
+
+@dataclass
+class Loop:
+    """The training loop: its place, its curves (`phase/part`: step, unix seconds, value) and its pace."""
+
+    family: AnyFamily
+    settings: Train
+    job: str = ""
+    checkpoints: Path | None = None
+    report: Report = lambda progress: None
+    step: int = 0
+    seconds: float = 0.0
+    curves: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        several = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        self.accelerator = Accelerator(mixed_precision=_precision(self.settings), kwargs_handlers=[several])
+        self.family.to(self.accelerator.device).train()
+        self.optimizers = self.family.optimizers()
+        if self.checkpoints is not None:
+            done = checkpoint.resume(self.checkpoints, self.job, self.family, self.optimizers)
+            self.step, self.seconds, self.curves = done.step, done.seconds, done.curves or {}
+        self.losses = self.accelerator.prepare_model(_Losses(self.family))
+        self.phases = self.family.phases()
+        self.generator = torch.Generator(self.accelerator.device)
+
+    def run(self, batches: Callable[[int], Iterator[Batch]]) -> bool:
+        """Train to the budget; False where the time limit came first."""
+        begun, first, settings = time.monotonic() - self.seconds, self.step, self.settings
+        started = time.monotonic()
+        every = max(1, settings.steps // POINTS)
+        for batch in batches(first):
+            if self.step >= settings.steps or settings.seconds is not None and self.seconds >= settings.seconds:
+                break
+            parts = self.advance(batch)
+            self.seconds = time.monotonic() - begun
+            if self.step % every == 0 or self.step == settings.steps:
+                pace = (self.step - first) / (time.monotonic() - started)
+                self._read(parts, pace)
+            if self.checkpoints is not None and self.step % settings.checkpoint_every == 0:
+                done = checkpoint.Progressed(self.step, self.seconds, self.curves)
+                checkpoint.save(self.checkpoints, self.job, self.family, self.optimizers, done)
+        return self.step >= settings.steps
+
+    def advance(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One step: every phase that is due. The losses stay on the device."""
+        torch.manual_seed(seed := loading.seed_of(self.settings.seed, "noise", self.step))
+        self.generator.manual_seed(seed)
+        batch = batch.to(self.accelerator.device)
+        parts = {}
+        for phase in self.phases:
+            if self.step % phase.every == 0:
+                loss = self._update(phase, batch)
+                parts.update({f"{phase.name}/{name}": value.detach() for name, value in loss.parts.items()})
+        self.family.after_step(self.step)
+        self.step += 1
+        return parts
+
+    def _update(self, phase: Phase, batch: Batch) -> Loss:
+        optimizer = self.optimizers[phase.optimizer]
+        if len(self.optimizers) > 1:
+            self.family.requires_grad_(False)
+            for parameter in _parameters(optimizer):
+                parameter.requires_grad_(True)
+        with self.accelerator.autocast():
+            loss: Loss = self.losses(phase.name, batch, step=self.step, generator=self.generator)
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss.total)
+        if phase.clip_norm is not None:
+            nn.utils.clip_grad_norm_(_parameters(optimizer), phase.clip_norm)
+        optimizer.step()
+        return loss
+
+    def _read(self, parts: Mapping[str, torch.Tensor], pace: float) -> None:
+        losses = {name: float(value) for name, value in parts.items()}
+        now = time.time()
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise AtelierError(
+                    f"training diverged: {name} is {value} at step {self.step} of {self.settings.steps}. Lower the "
+                    "learning rate in the candidate's config, or set train.precision to fp32."
+                )
+            self.curves.setdefault(name, []).append((self.step, now, value))
+        left = (self.settings.steps - self.step) / pace
+        self.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))
+
+
+class _Losses(nn.Module):
+    """`family.loss` as a forward pass, so that data-parallel training reduces the gradients of any phase."""
+
+    def __init__(self, family: AnyFamily) -> None:
+        super().__init__()
+        self.family = family
+
+    def forward(self, phase: str, batch: Batch, *, step: int, generator: torch.Generator) -> Loss:
+        return self.family.loss(phase, batch, step=step, generator=generator)
+
+
+def _parameters(optimizer: Optimizer) -> Sequence[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _precision(settings: Train) -> str:
+    automatic = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return {"auto": automatic, "fp32": "no", "bf16": "bf16"}[settings.precision]
+
+
+def _spec(modality: str, shards: Shards) -> Spec:
+    spec: Spec = modalities.part(modality, "batch").SPEC.model_validate(shards.spec)
+    return spec

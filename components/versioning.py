@@ -1,0 +1,346 @@
+"""The only door to dvc: the raw data that `.dvc` pointers name, and an archive of artifacts with its own remote.
+
+What is there and what it should be is read through `manifest.py`, so that a run with nothing to move never pays for
+the import of dvc; moving bytes goes through dvc's own code.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypeVar
+
+from components import manifest
+from components.errors import AtelierError
+from components.records import Artifact, Pointer
+from components.spelling import unknown
+from components.store import digest_of, file_sha256, write_atomically
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+WAIT_SECONDS = 300.0
+ARCHIVE_CONFIG = """\
+[core]
+    no_scm = true
+    analytics = false
+    remote = archive
+['remote "archive"']
+    url = "{url}"
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """A source that a `.dvc` pointer names: the pointer's own output, and the source's place below it."""
+
+    pointer: Path
+    output: Path
+    md5: str
+    below: str  # "" for the output itself
+
+
+def locate(project: Path, source: str) -> Path:
+    """The absolute path of a source named relative to the project; an `AtelierError` where it leaves the project."""
+    name, root = PurePosixPath(source), project.resolve()
+    path = root / name
+    inside = path != root and path.resolve().is_relative_to(root)
+    if "://" in source or name.is_absolute() or ".." in name.parts or not inside:
+        raise AtelierError(
+            f"the source {source!r} is not a path inside the project {project}. Name it relative to the project, "
+            "without `..` and links that leave it; bring what lies elsewhere in with `dvc import-url URL data/NAME`."
+        )
+    return path
+
+
+def version_of(project: Path, source: str) -> str:
+    """DVC's digest of a source alone, `md5:<hash>.dir` (a file: `md5:<hash>`); `sha256:` of what DVC does not track.
+
+    It is what `dvc add` of the source by itself would write, so a change beside the source does not change it.
+    """
+    path = locate(project, source)
+    if (entries := _wanted(project, path)) is not None:
+        return f"md5:{manifest.name_of(entries)}"
+    if path.is_dir():
+        return digest_of(path)
+    if path.is_file():
+        return f"sha256:{file_sha256(path)}"
+    raise AtelierError(f"the source {source!r} does not exist in {project}: {_nearest(project, path)}")
+
+
+def commit_of(project: Path, source: str = "data") -> str | None:
+    """The git commit whose pointer names the source, `-dirty` where the pointer differs from it; else None."""
+    tracked = _tracker(project.resolve(), locate(project, source))
+    commit = _git(project, "rev-parse", "--verify", "HEAD")
+    if tracked is None or commit is None:
+        return None
+    changed = _git(project, "status", "--porcelain", "--", str(tracked.pointer))
+    return f"{commit}-dirty" if changed else commit
+
+
+def pull(project: Path, source: str, *, wait_seconds: float = WAIT_SECONDS) -> None:
+    """Bring a source that DVC tracks to what its pointer names; nothing is fetched where it is so already.
+
+    Work that is saved nowhere is never overwritten: an `AtelierError` names it. Untracked sources are left alone.
+    DVC has one writer at a time; the wait for its lock is bounded.
+    """
+    path = locate(project, source)
+    wanted = _wanted(project, path)
+    if wanted is None or manifest.entries_of(path) == wanted:
+        return
+    _with_dvc(project, lambda repo: _check_out(repo, source, path, wanted), wait_seconds)
+    if manifest.entries_of(path) != wanted:
+        raise AtelierError(
+            f"after `dvc pull` {source!r} is still not what its .dvc pointer names: the remote or .dvc/cache holds "
+            "damaged bytes. Remove .dvc/cache and the source, then try again; if it stays so, the remote is damaged."
+        )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A DVC repository without SCM that keeps artifacts in a remote of its own: any process may keep at any time.
+
+    Bytes go from the store to the remote with no copy between; `<kind>/<digest>.dvc` under `root` are pointers for
+    `dvc` itself. The remote is `root/remote` unless `url` (any URL of DVC) or `.dvc/config` says otherwise.
+    """
+
+    root: Path
+    url: str | None = None
+    wait_seconds: float = WAIT_SECONDS
+
+    def keep(self, artifact: Artifact, path: Path) -> Pointer:
+        """Put an artifact's folder into the remote; keeping it again changes nothing.
+
+        An `AtelierError` says that the folder is not the artifact, or what refused it.
+        """
+        if not path.is_dir() or digest_of(path) != artifact.digest:
+            raise AtelierError(f"{path} is not the {artifact.kind} {artifact.digest}: its bytes are gone or changed.")
+        with self._one_writer(), self._repository() as repo:
+            name, size, files = _upload(path, repo)
+            bare = artifact.digest.removeprefix("sha256:")
+            text = manifest.pointer_text(name, size=size, files=files, path=bare)
+            write_atomically(self.root / artifact.kind / f"{bare}.dvc", text.encode())
+        return Pointer(kind=artifact.kind, digest=artifact.digest, dvc=f"md5:{name}")
+
+    def keep_source(self, project: Path, source: str, *, version: str) -> Pointer:
+        """Keep the raw files of a source as they were ingested; an `AtelierError` where they have changed since."""
+        if (found := version_of(project, source)) != version:
+            raise AtelierError(
+                f"the source {source!r} changed while the run was on it: it is {found} now, but {version} was read. "
+                "Run the recipe again."
+            )
+        with tempfile.TemporaryDirectory() as aside:
+            path = locate(project, source)
+            if path.is_file():  # DVC keeps folders here, so a single file goes in one of its own
+                path = Path(shutil.copy(path, aside)).parent
+            return self.keep(Artifact(kind="data", digest=digest_of(path)), path)
+
+    def bring(self, pointer: Pointer, to: Path) -> None:
+        """The folder back from the remote, whole and verified or not at all; `to` must be absent, empty or equal."""
+        if to.is_dir() and digest_of(to) == pointer.digest:
+            return
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise AtelierError(f"{to} holds something other than the {pointer.kind} to restore; move it away first.")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
+        try:
+            with self._repository() as repo:
+                _download(repo, pointer, aside)
+            if digest_of(aside) != pointer.digest:
+                raise AtelierError(
+                    f"the {pointer.kind} {pointer.digest} in the archive {self._where()} is damaged: its bytes no "
+                    "longer match its digest. Nothing was restored; bring the remote back from its own backup."
+                )
+            aside.chmod(0o755)
+            aside.replace(to)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
+    def _repository(self) -> "Iterator[Repo]":
+        """DVC's view of the archive, which is made where it is not there yet."""
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        config = self.root / ".dvc" / "config"
+        if not config.is_file():
+            write_atomically(config, ARCHIVE_CONFIG.format(url=self.url or "../remote").encode())
+        settings = {"remote": {"archive": {"url": self.url}}} if self.url else {}
+        try:
+            with Repo(str(self.root), config=settings) as repo:
+                yield repo
+        except (DvcException, OSError) as error:
+            raise AtelierError(f"the archive {self._where()} does not answer: {_sentence(error)}") from None
+
+    @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as handle:
+            deadline = time.monotonic() + self.wait_seconds
+            while not _locked(handle.fileno()):
+                if time.monotonic() > deadline:
+                    raise AtelierError(
+                        f"another process has been writing to the archive {self.root} for {self.wait_seconds:g} s. "
+                        "Try again when it has ended."
+                    )
+                time.sleep(0.05)
+            yield
+
+    def _where(self) -> str:
+        return self.url or str(self.root)
+
+
+def _upload(path: Path, repo: "Repo") -> tuple[str, int, int]:
+    """DVC's name of the folder, its bytes and its number of files, once all of it is in the remote."""
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.transfer import transfer
+
+    remote = repo.cloud.get_remote_odb()
+    staging, meta, tree = build(remote, str(path), repo.fs, "md5")
+    failed = transfer(staging, remote, {tree.hash_info}, shallow=False).failed
+    if failed:
+        raise OSError(f"{len(failed)} objects could not be written")
+    return str(tree.oid), meta.size or 0, meta.nfiles or 0
+
+
+def _download(repo: "Repo", pointer: Pointer, to: Path) -> None:
+    remote = repo.cloud.get_remote_odb()
+    name = pointer.dvc.removeprefix("md5:")
+    try:
+        content = remote.fs.cat_file(remote.oid_to_path(name))
+        for relative, md5 in manifest.parse(content, name).items():
+            target = to / relative
+            if not target.resolve().is_relative_to(to.resolve()):
+                raise AtelierError(f"the archive's manifest {name} names a path outside its folder: {relative!r}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remote.fs.get_file(remote.oid_to_path(md5), str(target))
+    except FileNotFoundError as error:
+        raise AtelierError(
+            f"the archive does not hold the {pointer.kind} {pointer.digest} whole ({_sentence(error)}). Nothing was "
+            "restored; bring the remote back from its own backup, or run the recipe again at the version's commit."
+        ) from None
+
+
+def _check_out(repo: "Repo", source: str, path: Path, wanted: Mapping[str, str]) -> None:
+    """Let DVC fetch and place the source, once it is certain that this overwrites no work saved nowhere."""
+    cache = repo.cache.local
+    unsaved = [n for n, md5 in manifest.entries_of(path).items() if wanted.get(n) != md5 and not cache.exists(md5)]
+    if unsaved:
+        shown = ", ".join(sorted(unsaved)[:3]) + (" ..." if len(unsaved) > 3 else "")
+        raise AtelierError(
+            f"{source!r} differs from what its .dvc pointer names, and DVC has no copy of {shown or source}. "
+            f"Run `dvc commit` to make the change a new version, or move it away to get the pointer's version back."
+        )
+    repo.pull(targets=[str(path)])
+
+
+def _with_dvc(project: Path, action: "Callable[[Repo], T]", wait_seconds: float = WAIT_SECONDS) -> T:
+    """The answer of DVC's own code, with bounded waiting for its lock: it has one writer at a time."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            # Without SCM: data must come to a copy that is not a git clone too, and .gitignore stays as it is.
+            with Repo(str(project.resolve()), config={"core": {"no_scm": True}}) as repo:
+                return action(repo)
+        except LockError:
+            if time.monotonic() > deadline:
+                raise AtelierError(
+                    f"another DVC process has held the lock of {project} for {wait_seconds:g} s. "
+                    "Try again when it has ended."
+                ) from None
+        except DvcException as error:
+            raise AtelierError(
+                f"DVC cannot bring the data of {project}: {_sentence(error)}. Check the remote with `dvc remote list`."
+            ) from None
+
+
+def _wanted(project: Path, path: Path) -> dict[str, str] | None:
+    """The md5 of each file of a source by its name below it ("" for a source that is one file); None if untracked."""
+    root = project.resolve()
+    tracked = _tracker(root, path)
+    if tracked is None:
+        return None
+    if not tracked.md5.endswith(".dir"):
+        return {"": tracked.md5} if not tracked.below else None
+    entries = _manifest(root, tracked)
+    if tracked.below in entries:
+        return {"": entries[tracked.below]}
+    prefix = f"{tracked.below}/" if tracked.below else ""
+    return {name.removeprefix(prefix): md5 for name, md5 in entries.items() if name.startswith(prefix)} or None
+
+
+def _tracker(root: Path, path: Path) -> _Tracked | None:
+    """The pointer that names a path: `PATH.dvc` beside it, or beside the nearest folder above it."""
+    for output in (path, *path.parents):
+        if output == root:
+            return None
+        pointer = output.with_name(f"{output.name}.dvc")
+        if pointer.is_file():
+            below = path.relative_to(output).as_posix()
+            return _Tracked(pointer, output, manifest.pointer_md5(pointer), "" if below == "." else below)
+    return None
+
+
+def _manifest(root: Path, tracked: _Tracked) -> dict[str, str]:
+    """The manifest of a tracked folder: from the cache where it lies in its usual place, else through DVC."""
+    usual = root / ".dvc" / "cache" / manifest.place_of(tracked.md5)
+    if usual.is_file():
+        return manifest.parse(usual.read_bytes(), tracked.md5)
+    return _with_dvc(root, lambda repo: _fetch_manifest(repo, tracked))
+
+
+def _fetch_manifest(repo: "Repo", tracked: _Tracked) -> dict[str, str]:
+    tree = repo.stage.load_one(str(tracked.pointer)).outs[0].get_dir_cache()
+    if tree is None:
+        raise AtelierError(
+            f"no DVC remote holds the manifest {tracked.md5} that {tracked.pointer.name} names. Check "
+            "`dvc remote list`, or `dvc push` from where the data was added."
+        )
+    return manifest.parse(tree.as_bytes(), tracked.md5)
+
+
+def _nearest(project: Path, path: Path) -> str:
+    """What lies beside a path that is not there, in the workspace or in a manifest."""
+    root, beside = project.resolve(), path.parent
+    names = {entry.name for entry in beside.iterdir()} if beside.is_dir() else set()
+    names |= {name.split("/")[0] for name in (_wanted(root, beside) or {}) if name} if beside != root else set()
+    if not names:
+        return f"nothing lies in {beside.relative_to(root).as_posix()!r}"
+    return unknown("name", path.name, (name for name in names if not name.startswith(".")))
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    """The output of git, or None where the project is no clone, has no commit, or git is not there."""
+    # Inside a git hook these point at the repository of the hook, not at the project's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(project), *arguments], capture_output=True, text=True, env=environment, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Prefect, and nothing but orchestration: each flow reads as one statement per stage."""

@@ -1,0 +1,171 @@
+"""The command `atelier`: typer and rich at the top, everything heavier inside the command that needs it."""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from components.errors import AtelierError
+from flows import workspace
+
+app = typer.Typer(
+    help="Data to gated, registered, packaged and served generative models.",
+    epilog="Exit codes: 0 passed, 1 internal error, 2 bad input, 3 data rejected, 4 no candidate passed its gates, "
+    "130 stopped by Ctrl-C.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Data to gated, registered, packaged and served generative models."""
+
+
+def main() -> None:
+    """Run the command line; a person's mistake is one paragraph and an exit code, never a traceback."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("Stopped. The same command goes on from where it was.", 130)
+    except AtelierError as error:
+        _complain(str(error), error.exit_code)
+    except OSError as error:
+        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except Exception as error:  # noqa: BLE001 - the last door: anything else is ours, and is said so
+        _complain(f"internal error: {type(error).__name__}: {error}. Run it again with `atelier --debug`.", 1)
+
+
+def _complain(message: str, code: int) -> None:
+    if "--debug" in sys.argv[1:]:
+        traceback.print_exc()
+    Console(stderr=True).print(Text.assemble(("atelier: ", "bold red"), message), soft_wrap=True)
+    sys.exit(code)
+
+
+@app.command()
+def run(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes: files, or names of files in flows/recipes.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="path=value over the recipe, as in candidates.vae.train.steps=100")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take each recipe through the whole line, from its data to a served sample."""
+    from flows import running
+
+    console = Console(stderr=as_json)
+    results = [running.run(_recipe(path), tuple(settings or ()), console) for path in recipes]
+    if as_json:
+        _print_json({"schema": 1, "runs": [result.summary for result in results]})
+    worst = max((result.error.exit_code for result in results if result.error is not None), default=0)
+    if worst:
+        raise typer.Exit(worst)
+
+
+@app.command("ls")
+def list_models(as_json: AsJson = False) -> None:
+    """List the registered models, their versions and aliases."""
+    from flows import listing
+
+    found = listing.models(_enter(Path.cwd()))
+    if as_json:
+        _print_json(found)
+    else:
+        Console().print(listing.table(found))
+
+
+@app.command()
+def show(model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")], as_json: AsJson = False) -> None:
+    """Show one version: its verdict, its gates, and where it comes from."""
+    from flows import listing
+
+    found = listing.version(_enter(Path.cwd()), model)
+    if as_json:
+        _print_json(found)
+    else:
+        Console().print(listing.card(found))
+
+
+@app.command()
+def serve(
+    model: Annotated[str | None, typer.Argument(help="The model to serve; the only one where left out.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+) -> None:
+    """Serve the Bento of a champion until Ctrl-C: POST /v1/generate."""
+    from components import packaging
+    from flows import champions, listing
+
+    place = _enter(Path.cwd())
+    made = champions.package(listing.only(place, model), place)
+    if made is None:
+        raise AtelierError(f"{model} has no champion yet, and nothing else is served: its versions wait for approvals.")
+    Console(stderr=True).print(f"serving {made.model}@{made.version} on http://{host}:{port}, until Ctrl-C")
+    packaging.serve(made.tag, home=place.bentos, host=host, port=port)
+
+
+@app.command()
+def restore(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")],
+    to: Annotated[Path, typer.Option(help="The folder to fill; it must be new or empty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring back the data, the shards and the bundle of a version, byte for byte."""
+    from flows import listing
+
+    restored = listing.restore(_enter(Path.cwd()), model, to)
+    if as_json:
+        _print_json(restored)
+    else:
+        for part in restored["parts"]:
+            Console().print(f"[green]+[/green] {part['path']}  [dim]{part['digest']}[/dim]", soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check that this machine and this workspace can run a recipe, and say how to mend what cannot."""
+    from flows import health
+
+    checks = health.examine(Path.cwd())
+    if as_json:
+        _print_json({"schema": 1, "checks": [check.as_dict() for check in checks]})
+    else:
+        Console().print(health.table(checks))
+    if not all(check.good for check in checks):
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    from components import recipe
+
+    _print_json(recipe.schema())
+
+
+def _enter(start: Path) -> workspace.Workspace:
+    place = workspace.find(start)
+    workspace.enter(place)
+    return place
+
+
+def _recipe(path: Path) -> Path:
+    """The file of a recipe, which may be named by its stem alone."""
+    named = Path("flows/recipes") / f"{path}.yaml"
+    return named if not path.exists() and path.suffix == "" and named.is_file() else path
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,146 @@
+"""What `ls`, `show` and `restore` tell: read from the ledger, so that neither MLflow nor Prefect is imported."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from components.errors import AtelierError
+from components.ledger import Ledger, Version
+from components.spelling import unknown
+from flows import summary
+from flows.workspace import Workspace
+
+
+def models(place: Workspace) -> dict[str, Any]:
+    """Every registered model with its aliases and versions, in the form of `atelier ls --json`."""
+    ledger = Ledger(place.ledger_url)
+    versions = ledger.versions()
+    return {"schema": 1, "models": [_model(ledger, name, versions) for name in sorted({v.model for v in versions})]}
+
+
+def _model(ledger: Ledger, name: str, versions: list[Version]) -> dict[str, Any]:
+    aliases = ledger.current(name)
+    mine = [version for version in versions if version.model == name]
+    pointed = {
+        alias: aliases[alias].version if alias in aliases else None for alias in ("champion", "challenger", "previous")
+    }
+    return {"name": name, "modality": mine[-1].modality, **pointed, "versions": [_version(version) for version in mine]}
+
+
+def _version(version: Version) -> dict[str, Any]:
+    return {
+        "version": version.version,
+        "family": version.family,
+        "verdict": "passed",  # nothing else is ever registered
+        "created": version.created,
+        "data": version.data,
+        "model": version.bundle,
+        "run": version.run,
+    }
+
+
+def table(found: dict[str, Any]) -> RenderableType:
+    """The models as a table, a row per version."""
+    if not found["models"]:
+        return "No model is registered yet. Run a recipe: atelier run fashion"
+    rows = Table()
+    for title in ("model", "version", "alias", "family", "created", "data", "bundle"):
+        rows.add_column(title)
+    for model in found["models"]:
+        for version in model["versions"]:
+            aliases = [a for a in ("champion", "challenger", "previous") if model[a] == version["version"]]
+            short = (version["data"][:14], version["model"][:14])
+            rows.add_row(
+                model["name"],
+                version["version"],
+                ", ".join(aliases),
+                version["family"],
+                version["created"][:16],
+                *short,
+            )
+    return rows
+
+
+def only(place: Workspace, model: str | None) -> str:
+    """That model, or the only one there is; an `AtelierError` names the choices."""
+    known = sorted({version.model for version in Ledger(place.ledger_url).versions()})
+    if not known:
+        raise AtelierError("no model is registered yet, so there is none to serve. Run a recipe: atelier run fashion")
+    if model is None and len(known) > 1:
+        raise AtelierError(f"there are several models: name the one to serve, of {', '.join(known)}")
+    if model not in (None, *known):
+        raise AtelierError(unknown("model", str(model), known))
+    return model or known[0]
+
+
+def find(place: Workspace, named: str) -> Version:
+    """The version that `MODEL`, `MODEL@VERSION` or `MODEL@ALIAS` names; the champion, else the newest, by default."""
+    name, _, wanted = named.partition("@")
+    ledger = Ledger(place.ledger_url)
+    versions = {version.version: version for version in ledger.versions(name)}
+    if not versions:
+        known = sorted({version.model for version in ledger.versions()})
+        raise AtelierError(
+            unknown("model", name, known) if known else f"no model is registered yet, so no {name!r} either"
+        )
+    aliases: dict[str, str] = {alias: move.version for alias, move in ledger.current(name).items()}
+    if not wanted:
+        return versions[aliases["champion"]] if "champion" in aliases else list(versions.values())[-1]
+    number = aliases.get(wanted, wanted)
+    if number not in versions:
+        raise AtelierError(f"{name}: {unknown('version', wanted, [*versions, *aliases])}")
+    return versions[number]
+
+
+def version(place: Workspace, named: str) -> dict[str, Any]:
+    """One version whole: where it comes from, its verdict, and where its parts lie."""
+    found = find(place, named)
+    verdict = Ledger(place.ledger_url).verdict(found.verdict)
+    assert verdict is not None, "the ledger keeps every verdict that it registered"
+    aliases = [
+        alias for alias, move in Ledger(place.ledger_url).current(found.model).items() if move.version == found.version
+    ]
+    return {"schema": 1, **found.model_dump(mode="json"), "aliases": aliases, "record": verdict.model_dump(mode="json")}
+
+
+def card(found: dict[str, Any]) -> RenderableType:
+    """A version for a person: lineage on top, its metrics and gates below."""
+    from components.records import Verdict
+
+    lines = Table.grid(padding=(0, 2))
+    for key in (
+        "model",
+        "version",
+        "aliases",
+        "family",
+        "created",
+        "data",
+        "commit",
+        "recipe",
+        "run",
+        "bundle",
+        "verdict",
+    ):
+        value = found[key]
+        lines.add_row(f"[dim]{key}[/dim]", ", ".join(value) if isinstance(value, list) else str(value))
+    verdict = Verdict.model_validate(found["record"])
+    return Group(lines, "", summary.candidates([verdict], winner=None))
+
+
+def restore(place: Workspace, named: str, to: Path) -> dict[str, Any]:
+    """Bring the parts of a version back from DVC into `to/data`, `to/shards` and `to/bundle`."""
+    from components import versioning
+
+    found = find(place, named)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise AtelierError(f"{to} is not empty, and nothing there is overwritten. Name a new folder with --to.")
+    archive = versioning.Archive(place.dvc)
+    for pointer in found.pointers:
+        archive.bring(pointer, to / pointer.kind)
+    parts = [
+        {"kind": pointer.kind, "digest": pointer.digest, "dvc": pointer.dvc, "path": str(to / pointer.kind)}
+        for pointer in found.pointers
+    ]
+    return {"schema": 1, "model": found.model, "version": found.version, "parts": parts}

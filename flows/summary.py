@@ -1,0 +1,126 @@
+"""What a run came to, in words and tables for a person."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from components.records import Check, Outcome, Verdict
+from components.store import Store, write_atomically
+from flows.console import Board
+from flows.workspace import Workspace
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """One line: `passed 4 of 4 gates`."""
+    held = sum(check.passed for check in verdict.checks)
+    word = "[green]passed[/green]" if verdict.passed else "[red]failed[/red]"
+    return f"{word} {held} of {len(verdict.checks)} gates"
+
+
+def candidates(verdicts: Sequence[Verdict], *, winner: str | None) -> RenderableType:
+    """Candidates side by side: every metric with the real-data floor, every gate with its outcome."""
+    return Group(_metrics(verdicts, winner), _gates(verdicts))
+
+
+def _metrics(verdicts: Sequence[Verdict], winner: str | None) -> Table:
+    samples, seeds = verdicts[0].scores.samples, len(verdicts[0].scores.seeds)
+    table = Table(
+        title=f"Candidates of {verdicts[0].model}",
+        caption=f"mean of {seeds} seeds of {samples} samples",
+        title_justify="left",
+    )
+    table.add_column("metric")
+    for verdict in verdicts:
+        mark = " *" if verdict.candidate == winner else ""
+        table.add_column(f"{verdict.candidate}{mark}", justify="right")
+    table.add_column("real data", justify="right", style="dim")
+    for metric in verdicts[0].scores.values:
+        means = [_mean(verdict.scores.values[metric]) for verdict in verdicts]
+        floor = verdicts[0].scores.floor.get(metric)
+        table.add_row(metric, *(f"{mean:.4g}" for mean in means), "" if floor is None else f"{floor:.4g}")
+    return table
+
+
+def _gates(verdicts: Sequence[Verdict]) -> Table:
+    table = Table(title="Gates", title_justify="left")
+    table.add_column("gate")
+    for verdict in verdicts:
+        table.add_column(verdict.candidate)
+    for row in zip(*(verdict.checks for verdict in verdicts), strict=True):
+        table.add_row(row[0].gate, *(_answer(check) for check in row))
+    table.add_section()
+    table.add_row(
+        "verdict", *(Text("passed", "bold green") if v.passed else Text("failed", "bold red") for v in verdicts)
+    )
+    return table
+
+
+def _answer(check: Check) -> Text:
+    interval = f"{check.value:.3g} ({check.low:.3g} to {check.high:.3g})"
+    reason = f", {check.reason}" if check.reason and check.passed else ""
+    return Text(f"{'yes' if check.passed else 'no'}: {interval}{reason}", "green" if check.passed else "red")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def publish(outcome: Outcome, place: Workspace) -> Path:
+    """Copy what a person looks at out of the store into one folder of the workspace, named by the model."""
+    store, folder = Store(place.store), place.reports / outcome.verdicts[0].model
+    for verdict in outcome.verdicts:
+        pictures = store.path(verdict.scores.pictures)
+        write_atomically(folder / f"{verdict.candidate}.png", (pictures / "generated.png").read_bytes())
+        write_atomically(folder / "held_out.png", (pictures / "held_out.png").read_bytes())
+    if outcome.package is not None:
+        write_atomically(folder / "served.png", (store.path(outcome.package.sample) / "sample.png").read_bytes())
+    return folder
+
+
+def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, seconds: float) -> str:
+    """Where things are, and what to do next, a line each."""
+    done, model = outcome.registered, outcome.registered.model
+    docs = Store(place.store).path(outcome.validated.docs) / "index.html"
+    bento = outcome.package.tag if outcome.package else "none yet: it waits for approvals"
+    known = "" if done.created else ", registered before"
+    ask = f"""-H 'Content-Type: application/json' -d '{{"model": "{model}", "seed": 7}}' -o sample.png"""
+    return "\n".join(
+        [
+            f"[bold]registered[/bold]   {model}@{done.version}, {done.alias}{known}",
+            f"[bold]bento[/bold]        {bento}",
+            f"[bold]pictures[/bold]     {pages}/: one sheet per candidate, held_out.png, served.png",
+            f"[bold]data checks[/bold]  {docs}",
+            f"[bold]time[/bold]         {seconds:.0f} s, of it {seconds - board.own_seconds():.0f} s orchestration",
+            "",
+            f"atelier serve {model}     then: curl -s localhost:3000/v1/generate {ask}",
+            f"atelier show {model}      its gates, numbers and lineage",
+            f"mlflow ui --backend-store-uri {place.tracking_uri}",
+        ]
+    )
+
+
+def as_json(path: Path, outcome: Outcome, board: Board, seconds: float) -> dict[str, Any]:
+    """A run for a program."""
+    return {
+        "recipe": str(path),
+        "model": outcome.registered.model,
+        "version": outcome.registered.version,
+        "alias": outcome.registered.alias,
+        "created": outcome.registered.created,
+        "run": outcome.registered.run,
+        "bento": outcome.package.tag if outcome.package is not None else None,
+        "verdicts": [verdict.model_dump(mode="json") for verdict in outcome.verdicts],
+        **pace(board, seconds),
+    }
+
+
+def pace(board: Board, seconds: float) -> dict[str, Any]:
+    """The seconds of a run, of each stage, and of what is neither."""
+    stages = [
+        {"stage": stage.name, "seconds": round(stage.seconds, 2), "cached": stage.skipped} for stage in board.stages
+    ]
+    return {"seconds": round(seconds, 2), "orchestration": round(seconds - board.own_seconds(), 2), "stages": stages}

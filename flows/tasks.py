@@ -1,0 +1,239 @@
+"""Each stage wrapped once for Prefect: what its cache key covers, its retries, and the line it shows to a person.
+
+Stages are imported when they run: a skipped one costs no import of torch or Great Expectations.
+"""
+
+from collections.abc import Sequence
+
+from components.recipe import Candidate, Recipe
+from components.records import (
+    Artifact,
+    Dataset,
+    Package,
+    Pointer,
+    Registered,
+    Scores,
+    Shards,
+    Trained,
+    Validated,
+    Verdict,
+    fingerprint,
+)
+from flows import console, summary
+from flows.stage import stage, store_of
+from flows.workspace import Workspace
+
+
+def _modality(recipe: Recipe, *parts: str) -> list[str]:
+    return [f"components.modalities.{recipe.modality}.{part}" for part in parts]
+
+
+@stage(
+    "ingest",
+    retries=2,
+    note=lambda dataset: f"{dataset.count:,} rows of {dataset.source}, version {dataset.version[:14]}",
+)
+def ingest(recipe: Recipe, workspace: Workspace) -> Dataset:
+    from components import ingestion
+
+    return ingestion.ingest(recipe.data, modality=recipe.modality, project=workspace.project, store=store_of(workspace))
+
+
+@stage(
+    "validate",
+    asked=lambda dataset, recipe, workspace: [dataset, recipe.data, recipe.validation],
+    reaches=lambda dataset, recipe, workspace: ["components.validation", *_modality(recipe, "rows")],
+    note=lambda valid: (
+        f"{sum(valid.accepted.values()):,} rows accepted, {sum(valid.rejected.values()):,} in quarantine"
+    ),
+)
+def validate(dataset: Dataset, recipe: Recipe, workspace: Workspace) -> Validated:
+    from components import validation
+
+    return validation.validate(
+        dataset,
+        recipe.validation,
+        modality=recipe.modality,
+        reject_at_most=recipe.data.reject_at_most,
+        store=store_of(workspace),
+    )
+
+
+@stage(
+    "preprocess",
+    asked=lambda validated, recipe, workspace: [validated.dataset.rows, validated.facts, recipe.prepare],
+    reaches=lambda validated, recipe, workspace: ["components.preprocessing", *_modality(recipe, "shards", "augment")],
+    note=lambda shards: " ".join(f"{value} {name}," for name, value in shards.validated.accepted.items())[:-1],
+)
+def preprocess(validated: Validated, recipe: Recipe, workspace: Workspace) -> Shards:
+    from components import preprocessing
+
+    return preprocessing.prepare(validated, recipe.prepare, modality=recipe.modality, store=store_of(workspace))
+
+
+@stage("encoder", note=lambda encoder: f"frozen as {encoder.digest[:14]}")
+def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
+    from components import evaluation
+    from components.ledger import Ledger
+
+    return evaluation.encoder_of(shards, recipe, ledger=Ledger(workspace.ledger_url), store=store_of(workspace))
+
+
+@stage(
+    "train {name}",
+    asked=lambda name, candidate, shards, recipe, workspace: [name, candidate, shards.shards, shards.spec],
+    reaches=lambda name, candidate, shards, recipe, workspace: [
+        "components.training",
+        f"components.families.{candidate.family}",
+        *_modality(recipe, "batch", "shards", "augment"),
+    ],
+    note=lambda trained: f"{trained.steps:,} steps, {trained.samples_per_second:,.0f} samples/s",
+)
+def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, workspace: Workspace) -> Trained:
+    from components import training
+
+    shown = console.current()
+
+    def report(progress: training.Progress) -> None:
+        losses = "  ".join(f"{title} {value:.3g}" for title, value in list(progress.losses.items())[:2])
+        pace = f"{progress.samples_per_second:,.0f} samples/s, {progress.seconds_left:.0f} s left"
+        shown.advance(progress.step / progress.steps, f"{progress.step}/{progress.steps}  {pace}  {losses}")
+
+    return training.train(
+        name,
+        candidate,
+        shards,
+        modality=recipe.modality,
+        store=store_of(workspace),
+        checkpoints=workspace.checkpoints,
+        report=report,
+    )
+
+
+@stage(
+    "bundle {trained.candidate}",
+    asked=lambda trained, recipe, workspace: [trained.weights, recipe.model, recipe.controls, recipe.serve],
+    reaches=lambda trained, recipe, workspace: ["components.bundle"],
+)
+def bundle(trained: Trained, recipe: Recipe, workspace: Workspace) -> Artifact:
+    from components import bundle as bundles
+
+    card = bundles.EndpointCard(model=recipe.model, controls=recipe.controls, max_samples=recipe.serve.max_samples)
+    return bundles.assemble(trained.weights, card, store_of(workspace))
+
+
+@stage(
+    "evaluate {name}",
+    asked=lambda name, bundle, shards, encoder, recipe, workspace: [bundle, shards.shards, encoder, recipe.evaluate],
+    reaches=lambda name, bundle, shards, encoder, recipe, workspace: [
+        "components.evaluation",
+        *_modality(recipe, "batch", "shards", "metrics", "codec", "classifier"),
+    ],
+    note=lambda scores: "  ".join(f"{name} {sum(v) / len(v):.3g}" for name, v in list(scores.values.items())[:4]),
+)
+def evaluate(
+    name: str, bundle: Artifact, shards: Shards, encoder: Artifact, recipe: Recipe, workspace: Workspace
+) -> Scores:
+    from components import evaluation
+
+    return evaluation.evaluate(
+        bundle, shards, encoder, recipe.evaluate, modality=recipe.modality, store=store_of(workspace)
+    )
+
+
+@stage(
+    "check candidates",
+    asked=lambda shards, recipe, workspace: [recipe.candidates, shards.spec],
+    reaches=lambda shards, recipe, workspace: [
+        "components.training",
+        *(f"components.families.{candidate.family}" for candidate in recipe.candidates.values()),
+    ],
+    note=lambda _: "every candidate can be built for this data",
+)
+def check_candidates(shards: Shards, recipe: Recipe, workspace: Workspace) -> None:
+    from components import training
+
+    training.refuse_unfit(recipe, shards)
+
+
+def score_champion(shards: Shards, encoder: Artifact, recipe: Recipe, workspace: Workspace) -> Scores | None:
+    """The champion on today's held-out rows; None where the model has no champion yet."""
+    from flows import champions
+
+    champion = champions.find(recipe.model, workspace)
+    return None if champion is None else evaluate("champion", champion.bundle, shards, encoder, recipe, workspace)
+
+
+@stage("gate {trained.candidate}", note=lambda verdict: summary.verdict_line(verdict))
+def gate(trained: Trained, scores: Scores, champion: Scores | None, recipe: Recipe, workspace: Workspace) -> Verdict:
+    from components import gating
+
+    return gating.gate(trained, scores, recipe, champion)
+
+
+@stage("track {trained.candidate}", note=lambda run: f"MLflow run {run}")
+def track(trained: Trained, verdict: Verdict, dataset: Dataset, recipe: Recipe, workspace: Workspace) -> str:
+    from components import tracking
+    from components.ledger import Ledger
+
+    run = tracking.Tracking(workspace.tracking_uri, artifacts=workspace.runs).log(
+        recipe, trained, verdict.scores, verdict, store=store_of(workspace), lineage=_lineage(dataset, recipe)
+    )
+    Ledger(workspace.ledger_url).record(verdict, run=run)
+    return run
+
+
+def choose(verdicts: Sequence[Verdict]) -> Verdict:
+    """The best verdict that passed; `GateFailed` where none did."""
+    from components import gating
+
+    return gating.best(verdicts)
+
+
+@stage("archive", retries=2, note=lambda pointers: "in DVC: " + ", ".join(pointer.kind for pointer in pointers))
+def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Pointer, ...]:
+    from components import versioning
+
+    kept = versioning.Archive(workspace.dvc)
+    dataset = shards.validated.dataset
+    data = kept.keep_source(workspace.project, dataset.source, version=dataset.version)
+    return (data, *(kept.keep(part, store_of(workspace).path(part)) for part in (shards.shards, winner.bundle)))
+
+
+@stage("register", note=lambda done: f"{done.model}@{done.version} is {done.alias}")
+def register(
+    winner: Verdict, pointers: tuple[Pointer, ...], dataset: Dataset, recipe: Recipe, workspace: Workspace
+) -> Registered:
+    from components import registration
+    from components.ledger import Ledger
+
+    ledger = Ledger(workspace.ledger_url)
+    run = ledger.run_of(winner.fingerprint())
+    assert run is not None, "every verdict is tracked before the best is chosen"
+    return registration.register(
+        winner,
+        store_of(workspace).path(winner.bundle),
+        tracking_uri=workspace.tracking_uri,
+        run=run,
+        ledger=ledger,
+        tags=_lineage(dataset, recipe),
+        description=f"{winner.family}, the best of {len(recipe.candidates)} candidates of {recipe.model}",
+        pointers=pointers,
+        promotion=recipe.promotion,
+    )
+
+
+@stage("package", note=lambda made: f"{made.tag} served a sample" if made else "waits for approvals: no champion yet")
+def package(model: str, workspace: Workspace) -> Package | None:
+    from flows import champions
+
+    return champions.package(model, workspace)
+
+
+def _lineage(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
+    """Where a model comes from, as tags."""
+    return {
+        "data": dataset.version,
+        "commit": dataset.commit or "none",
+        "recipe": fingerprint(recipe.model_dump(mode="json")),
+    }

@@ -1,0 +1,43 @@
+"""The main flow: one recipe from its data to a gated, registered and packaged model, one statement per stage."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from components import recipe as recipes
+from components.recipe import Recipe
+from components.records import Artifact, Outcome, Scores, Shards, Verdict
+from flows import tasks, workspace
+from flows.release import release
+from flows.workspace import Workspace
+
+
+@flow(name="train", flow_run_name="{path}", validate_parameters=False, persist_result=False)
+def train(path: str, settings: tuple[str, ...] = ()) -> Outcome:
+    """Run the recipe in the file `path`, with `path=value` settings laid over it."""
+    recipe = recipes.load(Path(path), settings)
+    place = workspace.find(Path(path).parent)
+    dataset = tasks.ingest(recipe, place)
+    validated = tasks.validate(dataset, recipe, place)
+    shards = tasks.preprocess(validated, recipe, place)
+    tasks.check_candidates(shards, recipe, place)
+    encoder = tasks.encoder(shards, recipe, place)
+    champion = tasks.score_champion(shards, encoder, recipe, place)
+    verdicts = [try_candidate(name, shards, encoder, champion, recipe, place) for name in recipe.candidates]
+    winner = tasks.choose(verdicts)
+    pointers = tasks.archive(shards, winner, place)
+    registered = tasks.register(winner, pointers, dataset, recipe, place)
+    package = release(recipe.model, place)
+    return Outcome(verdicts=tuple(verdicts), validated=validated, registered=registered, package=package)
+
+
+def try_candidate(
+    name: str, shards: Shards, encoder: Artifact, champion: Scores | None, recipe: Recipe, place: Workspace
+) -> Verdict:
+    """One candidate, trained, scored and judged; its numbers and pictures are in MLflow whatever the verdict."""
+    trained = tasks.train(name, recipe.candidates[name], shards, recipe, place)
+    bundle = tasks.bundle(trained, recipe, place)
+    scores = tasks.evaluate(name, bundle, shards, encoder, recipe, place)
+    verdict = tasks.gate(trained, scores, champion, recipe, place)
+    tasks.track(trained, verdict, shards.validated.dataset, recipe, place)
+    return verdict

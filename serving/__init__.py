@@ -1,0 +1,1 @@
+"""One BentoML service for any family; it imports none of the platform's vendors."""

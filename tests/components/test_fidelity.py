@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+
+from components import fidelity
+
+
+def normal(count: int, features: int = 8, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    return shift + scale * torch.randn(count, features, generator=torch.Generator().manual_seed(seed))
+
+
+def test_frechet_distance_of_two_gaussians_is_the_closed_form() -> None:
+    one, other = normal(200_000, 3), normal(200_000, 3, seed=1, shift=1.0, scale=2.0)
+    assert fidelity.frechet_distance(one, other) == pytest.approx(3 * 1**2 + 3 * (2 - 1) ** 2, rel=0.02)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero() -> None:
+    rows = normal(500)
+    assert fidelity.frechet_distance(rows, rows) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_sees_correlation_that_the_margins_hide() -> None:
+    rows = normal(20_000, 2)
+    mixed = torch.stack([rows[:, 0], rows[:, 0]], dim=1)
+    assert fidelity.frechet_distance(mixed, rows) > 0.5
+
+
+def test_kernel_distance_is_unbiased_and_sees_a_shift() -> None:
+    same = [fidelity.kernel_distance(normal(200, seed=i), normal(200, seed=100 + i)) for i in range(40)]
+    assert abs(sum(same) / 40) < 2 * torch.tensor(same).std().item() / math.sqrt(40)
+    assert min(same) < 0
+    assert fidelity.kernel_distance(normal(200), normal(200, seed=1, shift=0.5)) > max(same)
+
+
+def test_neighbourhoods_of_equal_sets_are_high_and_of_far_ones_zero() -> None:
+    near = fidelity.neighbourhoods(normal(400), normal(400, seed=1))
+    far = fidelity.neighbourhoods(normal(400), normal(400, seed=1, shift=50))
+    assert min(near["precision"], near["recall"], near["coverage"]) > 0.8
+    assert near["density"] == pytest.approx(1, abs=0.2)
+    assert set(far.values()) == {0.0}
+
+
+def test_a_collapsed_set_keeps_precision_and_loses_coverage() -> None:
+    real = normal(400)
+    collapsed = real[:1] + 1e-3 * normal(400, seed=2)
+    found = fidelity.neighbourhoods(collapsed, real)
+    assert found["precision"] > 0.9
+    assert found["coverage"] < 0.2
+    assert found["recall"] < 0.2
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_planted_copies_are_counted_and_fresh_rows_are_not(share: float) -> None:
+    training, fresh = normal(3000, 64), normal(1000, 64, seed=1)
+    planted = int(share * 1000)
+    generated = torch.cat([fresh[planted:], training[:planted] + 0.01 * normal(planted, 64, seed=2)])
+    assert fidelity.copied(fresh, training).float().mean() == 0
+    assert fidelity.copied(generated, training).float().mean().item() == pytest.approx(share)
+
+
+def test_blurred_rows_are_near_many_rows_but_no_copies() -> None:
+    training = normal(3000, 64)
+    blurred = training[:500].reshape(-1, 5, 64).mean(dim=1)
+    assert fidelity.copied(blurred, training).float().mean() == 0
+
+
+def test_entropy_share() -> None:
+    assert fidelity.entropy_share(torch.arange(100) % 10, 10) == pytest.approx(1)
+    assert fidelity.entropy_share(torch.zeros(100, dtype=torch.long), 10) == 0
+    assert fidelity.entropy_share(torch.arange(100) % 2, 4) == pytest.approx(0.5)
