@@ -8,7 +8,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RECIPE ?= flows/recipes/fashion.yaml
 
-.PHONY: help run serve test check bench clean lock
+.PHONY: help run serve test check bench clean hooks lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -34,6 +34,9 @@ bench: .venv/ready ## the figures of the README, measured here
 
 clean: ## remove what `make run` made; data/ and .venv stay
 	rm -rf .atelier build dist *.egg-info
+
+hooks: .venv/ready ## run ruff, mypy and the import contracts before each commit
+	@$(BIN)/pre-commit install
 
 lock: .venv/ready ## resolve pyproject.toml again into requirements.lock
 	@$(BIN)/uv pip compile -q pyproject.toml --all-extras --no-emit-find-links --no-emit-index-url --no-annotate \

@@ -1,6 +1,7 @@
 """Which files and libraries a module reaches, read from its imports without running them.
 
-It answers two questions: what a cache key must cover, and what a bundle's code must ship.
+It answers two questions: what a cache key must cover, and what a bundle's code must ship. Modules that are found by
+name at run time, such as families, are no imports: who asks names them among the roots.
 """
 
 import ast
@@ -14,6 +15,7 @@ from components.store import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("components", "flows", "serving")
+DATA = (".json", ".yaml")  # what a module may read from its own folder
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Closure:
     def digests(self) -> dict[str, str]:
         """sha256 of each file."""
         return {name: file_sha256(ROOT / name) for name in self.files}
+
+    def data(self) -> dict[str, str]:
+        """sha256 of each data file that lies beside one of the files, such as a suite of checks."""
+        folders = {(ROOT / name).parent for name in self.files}
+        found = (path for folder in folders for path in folder.iterdir() if path.suffix in DATA)
+        return {path.relative_to(ROOT).as_posix(): file_sha256(path) for path in sorted(found)}
 
     def versions(self) -> dict[str, str]:
         """The installed version of each library; the standard library has none and is left out."""
@@ -56,9 +64,11 @@ def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def _with_parents(name: str) -> list[str]:

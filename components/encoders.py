@@ -8,6 +8,7 @@ from torch import nn
 
 from components import modalities
 from components.contract import Spec
+from components.errors import AtelierError
 from components.records import Artifact, Shards
 from components.store import Store
 
@@ -37,9 +38,16 @@ def fit(shards: Shards, *, modality: str, store: Store) -> Artifact:
 
 
 def load(encoder: Artifact, shards: Shards, *, modality: str, store: Store) -> nn.Module:
-    """The frozen encoder, for rows of these shards' shape."""
+    """The frozen encoder, for rows of these shards' shape; an `AtelierError` where it was made for others."""
     network: nn.Module = modalities.part(modality, "classifier").ENCODER(_spec(shards, modality))
-    network.load_state_dict(load_file(store.path(encoder) / "encoder.safetensors"))
+    try:
+        network.load_state_dict(load_file(store.path(encoder) / "encoder.safetensors"))
+    except RuntimeError as error:
+        raise AtelierError(
+            f"the encoder {encoder.digest} does not fit what this version of Atelier makes of the data "
+            f"({' '.join(str(error).split())}). Verdicts under another one would not compare: run the version that "
+            "pinned it, or give the recipe a new `model:` name to start afresh."
+        ) from None
     return network.eval().requires_grad_(False)
 
 

@@ -4,10 +4,12 @@ from typing import Any
 
 from components import encoders, loading, modalities, sampling
 from components.contract import Batch
+from components.errors import AtelierError
 from components.ledger import Ledger
 from components.recipe import Evaluate, Recipe
-from components.records import Artifact, Scores, Shards, fingerprint
+from components.records import Artifact, Pointer, Scores, Shards, fingerprint
 from components.store import Store
+from components.versioning import Archive
 
 SHOWN = 60  # samples on a sheet
 
@@ -34,18 +36,37 @@ def evaluate(
     )
 
 
-def encoder_of(shards: Shards, recipe: Recipe, *, ledger: Ledger, store: Store) -> Artifact:
-    """The recipe's frozen encoder: the pinned one, or a new one that is pinned from now on.
+def encoder_of(shards: Shards, recipe: Recipe, *, ledger: Ledger, store: Store, archive: Archive) -> Artifact:
+    """The recipe's frozen encoder: the pinned one, or a new one that is pinned and kept in the archive from now on.
 
     New data do not change it, since verdicts under two encoders do not compare; another `evaluate.encoder`, other
-    classes or another picture shape in the recipe do.
+    classes or another picture shape in the recipe do. An `AtelierError` where the pinned one is lost for good.
     """
     key = fingerprint([recipe.modality, recipe.evaluate.encoder, shards.spec])
     pinned = ledger.pinned(recipe.model, "encoder", key)
-    if pinned is not None and store.holds(artifact := Artifact(kind="encoder", digest=pinned)):
-        return artifact
-    fitted = encoders.fit(shards, modality=recipe.modality, store=store)
-    return Artifact(kind="encoder", digest=ledger.pin(recipe.model, "encoder", key, fitted.digest))
+    if pinned is None:
+        fitted = encoders.fit(shards, modality=recipe.modality, store=store)
+        pointer = archive.keep(fitted, store.path(fitted))
+        ledger.pin(recipe.model, "encoder in DVC", fitted.digest, pointer.dvc)
+        pinned = ledger.pin(recipe.model, "encoder", key, fitted.digest)
+    encoder = Artifact(kind="encoder", digest=pinned)
+    if not store.holds(encoder):
+        _bring_back(encoder, recipe, ledger=ledger, store=store, archive=archive)
+    return encoder
+
+
+def _bring_back(encoder: Artifact, recipe: Recipe, *, ledger: Ledger, store: Store, archive: Archive) -> None:
+    """Fill the store with the encoder that the archive keeps."""
+    dvc = ledger.pinned(recipe.model, "encoder in DVC", encoder.digest)
+    if dvc is None:
+        raise AtelierError(
+            f"the encoder {encoder.digest} of {recipe.model} is neither in the store nor in the archive, and verdicts "
+            "under another one would not compare. Bring the workspace back from a backup, or give the recipe a new "
+            "`model:` name to start afresh."
+        )
+    pointer = Pointer(kind=encoder.kind, digest=encoder.digest, dvc=dvc)
+    with store.writing(encoder.kind) as draft:
+        archive.bring(pointer, draft.directory)
 
 
 def draw(endpoint: sampling.Endpoint, count: int, *, seed: int) -> Batch:

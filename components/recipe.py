@@ -116,7 +116,7 @@ class Schedule(Strict):
 class Recipe(Strict):
     """One dataset, its checks and preparation, the candidates, the metrics and gates, and the serving limits."""
 
-    model: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    model: str = Field(pattern=r"^[a-z][a-z0-9-]{0,47}[a-z0-9]$")  # what a tag of BentoML's takes
     modality: str
     data: Data
     validation: Validate = Field(default=Validate(), alias="validate")

@@ -1,5 +1,6 @@
 """The one door of serving: a bundle's folder in, encoded samples out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +42,17 @@ class Endpoint:
         return encoded
 
     def checked(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The public controls of one row, complete and in range; an `AtelierError` names the first mistake."""
+        """The public controls of one row, complete and in range; an `AtelierError` names the first mistake.
+
+        A whole number may stand for a fraction. Nothing else is converted: neither "1.2" nor true is a number.
+        """
         for name in asked:
             if name not in self.controls.model_fields:
                 raise AtelierError(unknown("control", name, self.controls.model_fields))
         try:
-            values = self.controls.model_validate(asked).model_dump()
+            values = self.controls.model_validate(asked, strict=True).model_dump()
             for name, control in self.card.controls.items():
+                _refuse_no_number(name, values[name])
                 control.check(name, values[name])
         except ValidationError as error:
             mistake = error.errors()[0]
@@ -56,6 +61,12 @@ class Endpoint:
         except ValueError as error:
             raise AtelierError(f"the control {error}") from None
         return values
+
+
+def _refuse_no_number(name: str, value: Any) -> None:
+    """Raise a `ValueError` for NaN and the infinities, which no comparison with a bound keeps out for sure."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be a finite number")
 
 
 def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> Endpoint:

@@ -21,6 +21,7 @@ from components.records import Artifact, Dataset, Validated
 from components.spelling import unknown
 from components.store import Store
 
+REASON = pa.field("reason", pa.string(), nullable=False)
 SHOWN = 5  # rows that a message names
 NOT_FOR_GX = {"reason", "needs", "scope"}
 
@@ -206,7 +207,7 @@ def _counts(table: pd.DataFrame) -> Counter[str]:
 def _quarantine(table: pd.DataFrame, dataset: Dataset, store: Store) -> Artifact:
     """Every rejected row whole, with its reasons, and the reasons counted."""
     why = dict(table.loc[table["rejected"].notna(), ["row", "rejected"]].itertuples(index=False, name=None))
-    schema = rows.SCHEMA.append(pa.field("reason", pa.string(), nullable=False))
+    schema = rows.SCHEMA.append(REASON)
     with store.writing("quarantine") as draft:
         with pq.ParquetWriter(draft.directory / "quarantine.parquet", schema) as writer:
             for batch in _picked(rows.read(store.path(dataset.rows)), why):
@@ -221,7 +222,7 @@ def _picked(batches: Iterable[pa.RecordBatch], why: Mapping[int, str]) -> Iterat
         here = [index for index in range(len(batch)) if start + index in why]
         if here:
             reasons = pa.array([why[start + index] for index in here], pa.string())
-            yield batch.take(pa.array(here)).append_column("reason", reasons)
+            yield batch.take(pa.array(here)).append_column(REASON, reasons)
         start += len(batch)
 
 

@@ -1,10 +1,11 @@
 """When a stage may be skipped: its key covers what it was asked, what it read, and the code that would answer.
 
-key = stage name + its part of the recipe + digests of its inputs + source of the modules it reaches + versions of the
-libraries they use.
+key = stage name + its part of the recipe + digests of its inputs + source of the modules it reaches and the data files
+beside them + versions of the libraries they use, and of Python.
 """
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -29,7 +30,8 @@ def whole(value: Any, store: Store) -> bool:
 @cache
 def _code(reaches: tuple[str, ...]) -> dict[str, dict[str, str]]:
     reached = closure(reaches)
-    return {"source": reached.digests(), "libraries": reached.versions()}
+    libraries = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **reached.versions()}
+    return {"source": {**reached.digests(), **reached.data()}, "libraries": libraries}
 
 
 def _plain(value: Any) -> Any:
@@ -48,6 +50,8 @@ def _artifacts(value: Any) -> Iterator[Artifact]:
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from _artifacts(getattr(value, name))
+    elif isinstance(value, Mapping):
+        yield from _artifacts(list(value.values()))
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from _artifacts(entry)

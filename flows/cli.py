@@ -1,12 +1,14 @@
 """The command `atelier`: typer and rich at the top, everything heavier inside the command that needs it."""
 
 import json
+import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -17,39 +19,46 @@ from flows import workspace
 app = typer.Typer(
     help="Data to gated, registered, packaged and served generative models.",
     epilog="Exit codes: 0 passed, 1 internal error, 2 bad input, 3 data rejected, 4 no candidate passed its gates, "
-    "130 stopped by Ctrl-C.",
+    "130 stopped by Ctrl-C. With several recipes, the highest of theirs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+STOPPED = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what the vendors log.")] = False,
+) -> None:
     """Data to gated, registered, packaged and served generative models."""
 
 
 def main() -> None:
     """Run the command line; a person's mistake is one paragraph and an exit code, never a traceback."""
     try:
-        sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        _complain("Stopped. The same command goes on from where it was.", 130)
+        code = app(standalone_mode=False)
+        if code == STOPPED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except typer.TyperException as error:
+        _complain(" ".join(error.format_message().split()) or "name a command, as in `atelier run fashion`", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("stopped. The same command goes on from where it was.", STOPPED)
     except AtelierError as error:
         _complain(str(error), error.exit_code)
     except OSError as error:
         _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:  # noqa: BLE001 - the last door: anything else is ours, and is said so
-        _complain(f"internal error: {type(error).__name__}: {error}. Run it again with `atelier --debug`.", 1)
+        _complain(f"internal error: {type(error).__name__}: {error}. `atelier --debug ...` shows where.", 1)
 
 
 def _complain(message: str, code: int) -> None:
-    if "--debug" in sys.argv[1:]:
+    if _debugging():
         traceback.print_exc()
+    if "--json" in sys.argv[1:]:
+        _print_json({"schema": 1, "error": message, "exit_code": code})
     Console(stderr=True).print(Text.assemble(("atelier: ", "bold red"), message), soft_wrap=True)
     sys.exit(code)
 
@@ -66,11 +75,13 @@ def run(
     from flows import running
 
     console = Console(stderr=as_json)
-    results = [running.run(_recipe(path), tuple(settings or ()), console) for path in recipes]
+    with _quiet_output() if as_json else nullcontext():
+        results = [running.run(_recipe(path), tuple(settings or ()), console, debug=_debugging()) for path in recipes]
     if as_json:
-        _print_json({"schema": 1, "runs": [result.summary for result in results]})
-    worst = max((result.error.exit_code for result in results if result.error is not None), default=0)
-    if worst:
+        summaries = [result.summary for result in results]
+        errors = [f"{summary['recipe']}: {summary['error']}" for summary in summaries if "error" in summary]
+        _print_json({"schema": 1, "runs": summaries, **({"error": " ".join(errors)} if errors else {})})
+    if worst := max(result.exit_code for result in results):
         raise typer.Exit(worst)
 
 
@@ -155,9 +166,27 @@ def schema() -> None:
     _print_json(recipe.schema())
 
 
+def _debugging() -> bool:
+    return "--debug" in sys.argv[1:]
+
+
+@contextmanager
+def _quiet_output() -> Iterator[None]:
+    """Send what vendors and their child processes print to standard error: a program reads standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _enter(start: Path) -> workspace.Workspace:
     place = workspace.find(start)
-    workspace.enter(place)
+    workspace.enter(place, debug=_debugging())
     return place
 
 

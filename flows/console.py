@@ -21,6 +21,7 @@ class Stage:
     seconds: float = 0.0  # with what Prefect adds
     own_seconds: float = 0.0  # the stage's own work
     note: str = ""
+    failed: bool = False
     _advance: Callable[[float, str], None] = lambda share, words: None
 
     def advance(self, share: float, words: str) -> None:
@@ -30,14 +31,14 @@ class Stage:
 
 @dataclass
 class Board:
-    """The stages of a run in order, printed as they end."""
+    """The stages of a run in order, printed as they end, well or not."""
 
     console: Console
     stages: list[Stage] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Show a stage while its block runs; its line stays when it ends well."""
+        """Show a stage while its block runs; its line stays."""
         stage = Stage(name)
         begun = time.monotonic()
         columns: tuple[ProgressColumn, ...] = (
@@ -54,13 +55,20 @@ class Board:
             token = _stage.set(stage)
             try:
                 yield stage
+            except BaseException:
+                stage.failed, stage.skipped = True, False
+                raise
             finally:
                 _stage.reset(token)
-        stage.seconds = time.monotonic() - begun
-        self.stages.append(stage)
+                stage.seconds = time.monotonic() - begun
+                self.stages.append(stage)
+                bar.stop()
+                self._line(stage)
+
+    def _line(self, stage: Stage) -> None:
         took = "cached" if stage.skipped else f"{stage.seconds:.1f} s"
-        mark = "[dim]=[/dim]" if stage.skipped else "[green]+[/green]"
-        self.console.print(f"{mark} {name:<16} [dim]{took:>8}[/dim]  {stage.note}", highlight=False)
+        mark = "[red]x[/red]" if stage.failed else "[dim]=[/dim]" if stage.skipped else "[green]+[/green]"
+        self.console.print(f"{mark} {stage.name:<16} [dim]{took:>8}[/dim]  {stage.note}", highlight=False)
 
     def own_seconds(self) -> float:
         """Seconds that the stages' own work took: what is left of a run is orchestration."""

@@ -1,6 +1,9 @@
 """One run of a recipe as the command line makes it: the stages as they happen, then what came of them."""
 
+import logging
+import signal
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,38 +19,82 @@ from flows import summary, workspace
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: its summary as JSON, and the mistake that ended it, where one did."""
+    """What a run came to: its summary as JSON, and the exit code of the mistake that ended it, where one did."""
 
     summary: dict[str, Any]
-    error: AtelierError | None = None
+    exit_code: int = 0
 
 
-def run(path: Path, settings: tuple[str, ...], console: Console) -> Result:
-    """Run one recipe and show it; a person's mistake is told and returned, so that the next recipe still runs."""
+def run(path: Path, settings: tuple[str, ...], console: Console, *, debug: bool = False) -> Result:
+    """Run one recipe and show it; what ends it is told and returned, so that the next recipe still runs."""
     begun = time.monotonic()
     board = consoles.Board(console)
     try:
-        recipe = recipes.load(path, settings)  # refused before anything starts
-        place = workspace.find(path.parent)
-        workspace.enter(place)
-        console.print(f"[bold]{recipe.model}[/bold]  {path}", highlight=False)
+        return _run(path, settings, board, begun, debug=debug)
+    except AtelierError as error:
+        told, code = error, error.exit_code
+        if isinstance(error, GateFailed):
+            console.print(summary.candidates(error.verdicts, winner=None))
+    except Exception as error:  # noqa: BLE001 - anything else is ours: it is said so, and the next recipe still runs
+        told, code = _internal(error), 1
+    complaints = Console(stderr=True)
+    if debug:
+        complaints.print(Text("".join(traceback.format_exception(told.__cause__ or told))), soft_wrap=True)
+    complaints.print(Text.assemble((f"{path}: ", "bold red"), str(told)), soft_wrap=True)
+    failed = {"recipe": str(path), "error": str(told), "exit_code": code}
+    if isinstance(told, GateFailed):
+        failed["verdicts"] = [verdict.model_dump(mode="json") for verdict in told.verdicts]
+    return Result({**failed, **summary.pace(board, time.monotonic() - begun)}, code)
+
+
+def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
+    recipe = recipes.load(path, settings)  # refused before anything starts
+    place = workspace.find(path.parent)
+    workspace.enter(place, debug=debug)
+    workspace.refuse_full(place)
+    board.console.print(f"[bold]{recipe.model}[/bold]  {path}", highlight=False)
+    try:
         with board.stage("start Prefect"):
             from flows.train import train
+
+            workspace.keep_log(place)
+            _start_api()
         with consoles.showing(board):
             outcome = train(str(path), settings)
-    except AtelierError as error:
-        return _told(error, path, board, console, time.monotonic() - begun)
-    seconds = time.monotonic() - begun
-    pages = summary.publish(outcome, place)
+        seconds = time.monotonic() - begun
+        pages = summary.publish(outcome, place)
+    except OSError as error:
+        if error.errno not in workspace.REFUSALS:
+            raise
+        raise workspace.refused(error, place) from error
     winner = next(v.candidate for v in outcome.verdicts if v.bundle == outcome.registered.bundle)
-    console.print(summary.candidates(outcome.verdicts, winner=winner))
-    console.print(summary.closing(outcome, place, pages, board, seconds), highlight=False, soft_wrap=True)
+    board.console.print(summary.candidates(outcome.verdicts, winner=winner))
+    board.console.print(summary.closing(outcome, place, pages, board, seconds), highlight=False, soft_wrap=True)
     return Result(summary.as_json(path, outcome, board, seconds))
 
 
-def _told(error: AtelierError, path: Path, board: consoles.Board, console: Console, seconds: float) -> Result:
-    if isinstance(error, GateFailed):
-        console.print(summary.candidates(error.verdicts, winner=None))
-    console.print(Text.assemble((f"{path}: ", "bold red"), str(error)), soft_wrap=True)
-    told = {"recipe": str(path), "error": str(error), "exit_code": error.exit_code, **summary.pace(board, seconds)}
-    return Result(told, error)
+def _start_api() -> None:
+    """Start the embedded Prefect API, or find the one of PREFECT_API_URL.
+
+    Ctrl-C in a terminal reaches every process there. The API must outlive it to take down how the run ended, so it is
+    started with that signal blocked, which child processes inherit; it is stopped by another one.
+    """
+    from prefect.client.orchestration import get_client
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        get_client(sync_client=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _internal(error: Exception) -> AtelierError:
+    """A fault of ours as one paragraph, its traceback in the log."""
+    logging.getLogger("atelier").error("a run ended by an internal error", exc_info=error)
+    paragraph = " ".join(str(error).split())
+    told = AtelierError(
+        f"internal error: {type(error).__name__}: {paragraph}. What was finished is kept. The log of the workspace, "
+        "logs/atelier.log, has the traceback; `atelier --debug run` shows it here."
+    )
+    told.__cause__ = error
+    return told

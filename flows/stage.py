@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import prefect
@@ -22,13 +23,15 @@ def stage(
     *,
     asked: Callable[..., Any] | None = None,
     reaches: Callable[..., Sequence[str]] | None = None,
+    renew: Callable[..., Any] = lambda result, **arguments: result,
     note: Callable[[Any], str] = lambda result: "",
     retries: int = 0,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a Prefect task of a function that has an argument `workspace`.
 
     `label` may name its arguments, as in "train {name}". With `asked` and `reaches`, functions of the same arguments,
-    the task is skipped where its key is known and all its bytes are still there; without them it always runs.
+    the task is skipped where its key is known and all its bytes are still there; without them it always runs. `renew`
+    puts the run's own inputs into a kept result that repeats those of the run that made it.
     """
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
@@ -36,8 +39,7 @@ def stage(
 
         def key(context: Any, given: dict[str, Any]) -> str:
             assert asked is not None and reaches is not None
-            arguments = given["arguments"]
-            return caching.key(function.__name__, asked(**arguments), reaches(**arguments))
+            return caching.key(function.__name__, asked(**given), reaches(**given))
 
         task = prefect.task(
             name=function.__name__,
@@ -56,6 +58,7 @@ def stage(
                 result = task(**arguments)
                 if shown.skipped and not caching.whole(result, store_of(arguments["workspace"])):
                     result = task.with_options(refresh_cache=True)(**arguments)
+                result = renew(result, **arguments)
                 shown.note = note(result)
             return cast(R, result)
 
@@ -72,12 +75,13 @@ def store_of(workspace: Workspace) -> Store:
 def _timed(function: Callable[..., R]) -> Callable[..., R]:
     """Tell the stage on show that it runs, and for how long."""
 
-    def body(**arguments: Any) -> R:
+    @wraps(function)
+    def body(*values: Any, **named: Any) -> R:
         shown = console.current()
         shown.skipped = False
         begun = time.monotonic()
         try:
-            return function(**arguments)
+            return function(*values, **named)
         finally:
             shown.own_seconds += time.monotonic() - begun
 

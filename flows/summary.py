@@ -121,6 +121,13 @@ def as_json(path: Path, outcome: Outcome, board: Board, seconds: float) -> dict[
 def pace(board: Board, seconds: float) -> dict[str, Any]:
     """The seconds of a run, of each stage, and of what is neither."""
     stages = [
-        {"stage": stage.name, "seconds": round(stage.seconds, 2), "cached": stage.skipped} for stage in board.stages
+        {
+            "stage": stage.name,
+            "seconds": round(stage.seconds, 2),
+            "own_seconds": round(stage.own_seconds, 2),
+            "cached": stage.skipped,
+            "failed": stage.failed,
+        }
+        for stage in board.stages
     ]
     return {"seconds": round(seconds, 2), "orchestration": round(seconds - board.own_seconds(), 2), "stages": stages}

@@ -4,6 +4,7 @@ Stages are imported when they run: a skipped one costs no import of torch or Gre
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from components.recipe import Candidate, Recipe
 from components.records import (
@@ -23,6 +24,9 @@ from flows import console, summary
 from flows.stage import stage, store_of
 from flows.workspace import Workspace
 
+if TYPE_CHECKING:
+    from components.ledger import Ledger
+
 
 def _modality(recipe: Recipe, *parts: str) -> list[str]:
     return [f"components.modalities.{recipe.modality}.{part}" for part in parts]
@@ -41,8 +45,14 @@ def ingest(recipe: Recipe, workspace: Workspace) -> Dataset:
 
 @stage(
     "validate",
-    asked=lambda dataset, recipe, workspace: [dataset, recipe.data, recipe.validation],
+    asked=lambda dataset, recipe, workspace: [
+        dataset.rows,
+        dataset.classes,
+        recipe.data.reject_at_most,
+        recipe.validation,
+    ],
     reaches=lambda dataset, recipe, workspace: ["components.validation", *_modality(recipe, "rows")],
+    renew=lambda valid, dataset, **_: valid.model_copy(update={"dataset": dataset}),
     note=lambda valid: (
         f"{sum(valid.accepted.values()):,} rows accepted, {sum(valid.rejected.values()):,} in quarantine"
     ),
@@ -61,9 +71,15 @@ def validate(dataset: Dataset, recipe: Recipe, workspace: Workspace) -> Validate
 
 @stage(
     "preprocess",
-    asked=lambda validated, recipe, workspace: [validated.dataset.rows, validated.facts, recipe.prepare],
+    asked=lambda validated, recipe, workspace: [
+        validated.dataset.rows,
+        validated.dataset.classes,
+        validated.facts,
+        recipe.prepare,
+    ],
     reaches=lambda validated, recipe, workspace: ["components.preprocessing", *_modality(recipe, "shards", "augment")],
-    note=lambda shards: " ".join(f"{value} {name}," for name, value in shards.validated.accepted.items())[:-1],
+    renew=lambda shards, validated, **_: shards.model_copy(update={"validated": validated}),
+    note=lambda shards: ", ".join(f"{count:,} {side}" for side, count in shards.validated.accepted.items()),
 )
 def preprocess(validated: Validated, recipe: Recipe, workspace: Workspace) -> Shards:
     from components import preprocessing
@@ -75,8 +91,15 @@ def preprocess(validated: Validated, recipe: Recipe, workspace: Workspace) -> Sh
 def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
     from components import evaluation
     from components.ledger import Ledger
+    from components.versioning import Archive
 
-    return evaluation.encoder_of(shards, recipe, ledger=Ledger(workspace.ledger_url), store=store_of(workspace))
+    return evaluation.encoder_of(
+        shards,
+        recipe,
+        ledger=Ledger(workspace.ledger_url),
+        store=store_of(workspace),
+        archive=Archive(workspace.dvc),
+    )
 
 
 @stage(
@@ -127,6 +150,7 @@ def bundle(trained: Trained, recipe: Recipe, workspace: Workspace) -> Artifact:
     asked=lambda name, bundle, shards, encoder, recipe, workspace: [bundle, shards.shards, encoder, recipe.evaluate],
     reaches=lambda name, bundle, shards, encoder, recipe, workspace: [
         "components.evaluation",
+        f"components.families.{_family(bundle, workspace)}",
         *_modality(recipe, "batch", "shards", "metrics", "codec", "classifier"),
     ],
     note=lambda scores: "  ".join(f"{name} {sum(v) / len(v):.3g}" for name, v in list(scores.values.items())[:4]),
@@ -156,6 +180,13 @@ def check_candidates(shards: Shards, recipe: Recipe, workspace: Workspace) -> No
     training.refuse_unfit(recipe, shards)
 
 
+def generation(recipe: Recipe, workspace: Workspace) -> int:
+    """The ledger's generation that this run decides on: a champion that changes from here on is not replaced."""
+    from components.ledger import Ledger
+
+    return Ledger(workspace.ledger_url).generation(recipe.model)
+
+
 def score_champion(shards: Shards, encoder: Artifact, recipe: Recipe, workspace: Workspace) -> Scores | None:
     """The champion on today's held-out rows; None where the model has no champion yet."""
     from flows import champions
@@ -164,7 +195,20 @@ def score_champion(shards: Shards, encoder: Artifact, recipe: Recipe, workspace:
     return None if champion is None else evaluate("champion", champion.bundle, shards, encoder, recipe, workspace)
 
 
-@stage("gate {trained.candidate}", note=lambda verdict: summary.verdict_line(verdict))
+@stage(
+    "gate {trained.candidate}",
+    asked=lambda trained, scores, champion, recipe, workspace: [
+        recipe.model,
+        trained.candidate,
+        trained.family,
+        scores,
+        champion,
+        recipe.gates,
+        recipe.rank_by,
+    ],
+    reaches=lambda trained, scores, champion, recipe, workspace: ["components.gating", *_modality(recipe, "metrics")],
+    note=summary.verdict_line,
+)
 def gate(trained: Trained, scores: Scores, champion: Scores | None, recipe: Recipe, workspace: Workspace) -> Verdict:
     from components import gating
 
@@ -173,13 +217,17 @@ def gate(trained: Trained, scores: Scores, champion: Scores | None, recipe: Reci
 
 @stage("track {trained.candidate}", note=lambda run: f"MLflow run {run}")
 def track(trained: Trained, verdict: Verdict, dataset: Dataset, recipe: Recipe, workspace: Workspace) -> str:
-    from components import tracking
     from components.ledger import Ledger
+
+    ledger = Ledger(workspace.ledger_url)
+    if (known := ledger.run_of(verdict.fingerprint())) is not None:
+        return known
+    from components import tracking
 
     run = tracking.Tracking(workspace.tracking_uri, artifacts=workspace.runs).log(
         recipe, trained, verdict.scores, verdict, store=store_of(workspace), lineage=_lineage(dataset, recipe)
     )
-    Ledger(workspace.ledger_url).record(verdict, run=run)
+    ledger.record(verdict, run=run)
     return run
 
 
@@ -202,7 +250,12 @@ def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Poin
 
 @stage("register", note=lambda done: f"{done.model}@{done.version} is {done.alias}")
 def register(
-    winner: Verdict, pointers: tuple[Pointer, ...], dataset: Dataset, recipe: Recipe, workspace: Workspace
+    winner: Verdict,
+    pointers: tuple[Pointer, ...],
+    dataset: Dataset,
+    decided_on: int,
+    recipe: Recipe,
+    workspace: Workspace,
 ) -> Registered:
     from components import registration
     from components.ledger import Ledger
@@ -210,7 +263,7 @@ def register(
     ledger = Ledger(workspace.ledger_url)
     run = ledger.run_of(winner.fingerprint())
     assert run is not None, "every verdict is tracked before the best is chosen"
-    return registration.register(
+    registered = registration.register(
         winner,
         store_of(workspace).path(winner.bundle),
         tracking_uri=workspace.tracking_uri,
@@ -220,7 +273,10 @@ def register(
         description=f"{winner.family}, the best of {len(recipe.candidates)} candidates of {recipe.model}",
         pointers=pointers,
         promotion=recipe.promotion,
+        decided_on=decided_on,
     )
+    _display(recipe.model, ledger, workspace)
+    return registered
 
 
 @stage("package", note=lambda made: f"{made.tag} served a sample" if made else "waits for approvals: no champion yet")
@@ -228,6 +284,23 @@ def package(model: str, workspace: Workspace) -> Package | None:
     from flows import champions
 
     return champions.package(model, workspace)
+
+
+def _display(model: str, ledger: "Ledger", workspace: Workspace) -> None:
+    """Show the ledger's aliases in MLflow, unless it is on record that a run did: one may have been cut off before."""
+    shown = str(ledger.generation(model))
+    if ledger.pinned(model, "displayed", shown) is None:
+        from components import registration
+
+        registration.display(workspace.tracking_uri, model, ledger)
+        ledger.pin(model, "displayed", shown, workspace.tracking_uri)
+
+
+def _family(bundle: Artifact, workspace: Workspace) -> str:
+    """The family whose code samples from a bundle."""
+    from components import bundle as bundles
+
+    return bundles.read(store_of(workspace).path(bundle))[0].family
 
 
 def _lineage(dataset: Dataset, recipe: Recipe) -> dict[str, str]:

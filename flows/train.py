@@ -22,11 +22,12 @@ def train(path: str, settings: tuple[str, ...] = ()) -> Outcome:
     shards = tasks.preprocess(validated, recipe, place)
     tasks.check_candidates(shards, recipe, place)
     encoder = tasks.encoder(shards, recipe, place)
+    decided_on = tasks.generation(recipe, place)
     champion = tasks.score_champion(shards, encoder, recipe, place)
     verdicts = [try_candidate(name, shards, encoder, champion, recipe, place) for name in recipe.candidates]
     winner = tasks.choose(verdicts)
     pointers = tasks.archive(shards, winner, place)
-    registered = tasks.register(winner, pointers, dataset, recipe, place)
+    registered = tasks.register(winner, pointers, dataset, decided_on, recipe, place)
     package = release(recipe.model, place)
     return Outcome(verdicts=tuple(verdicts), validated=validated, registered=registered, package=package)
 

@@ -1,7 +1,12 @@
 """Where the embedded mode keeps everything, and the one place that sets the vendors' environment."""
 
+import errno
+import logging
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from components.errors import AtelierError
@@ -9,7 +14,6 @@ from components.errors import AtelierError
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "DO_NOT_TRACK": "true",
@@ -17,7 +21,14 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_OFFLINE": "1",
+    # The console shows a line per stage; what the vendors have to say goes to the log.
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
+LOUD = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # what a person can mend
+NEEDED_MIB = 300  # what a first run of a small recipe writes
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,10 @@ class Workspace:
         return self.root / "releases"
 
     @property
+    def log(self) -> Path:
+        return self.root / "logs" / "atelier.log"
+
+    @property
     def ledger_url(self) -> str:
         return os.environ.get("ATELIER_LEDGER_URL") or f"sqlite:///{self.root / 'ledger.db'}"
 
@@ -76,21 +91,23 @@ def find(start: Path) -> Workspace:
     )
 
 
-def enter(workspace: Workspace) -> None:
-    """Point every vendor at the workspace; call before any of them is imported."""
+def enter(workspace: Workspace, *, debug: bool = False) -> None:
+    """Point every vendor at the workspace; call before any of them is imported.
+
+    With `debug` their logs are on the console too. An `AtelierError` where the workspace cannot be written.
+    """
     try:
         workspace.root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=workspace.root).close()
     except OSError as error:
-        raise AtelierError(
-            f"the workspace {workspace.root} cannot be made: {error.strerror}. "
-            "Set ATELIER_WORKSPACE to a folder that you can write to."
-        ) from None
+        raise refused(error, workspace) from None
     settings = {
         **QUIET,
+        **(LOUD if debug else {}),
         "OMP_WAIT_POLICY": "passive",  # spinning threads starve whatever else runs
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),  # one core stays with Prefect's server
         "PREFECT_HOME": str(workspace.root / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_TRACKING_URI": workspace.tracking_uri,
@@ -98,3 +115,47 @@ def enter(workspace: Workspace) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def keep_log(workspace: Workspace) -> None:
+    """Write what the vendors log and warn about into the workspace's log; call after Prefect is imported.
+
+    Importing Prefect sets logging up, and would undo this.
+    """
+    from prefect.logging.formatters import PrefectFormatter
+
+    workspace.log.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    if any(getattr(handler, "baseFilename", None) == str(workspace.log) for handler in root.handlers):
+        return
+    handler = RotatingFileHandler(workspace.log, maxBytes=2**22, backupCount=3, encoding="utf-8", delay=True)
+    about = "%(asctime)s %(levelname)s %(name)s"
+    handler.setFormatter(
+        PrefectFormatter(
+            f"{about}: %(message)s",
+            flow_run_fmt=f"{about}: flow %(flow_run_name)s: %(message)s",
+            task_run_fmt=f"{about}: %(task_run_name)s: %(message)s",
+        )
+    )
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+
+
+def refuse_full(workspace: Workspace) -> None:
+    """Raise an `AtelierError` where the disk has no room for a run."""
+    if shutil.disk_usage(workspace.root).free < NEEDED_MIB * 2**20:
+        raise refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), workspace)
+
+
+def refused(error: OSError, workspace: Workspace) -> AtelierError:
+    """What the machine refused, with its mend."""
+    what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return AtelierError(
+            f"there is no room for the workspace {workspace.root} ({what}). Free {NEEDED_MIB} MiB or more, or set "
+            "ATELIER_WORKSPACE to a folder on another disk, and run the same command: what was finished is kept."
+        )
+    return AtelierError(
+        f"the workspace {workspace.root} cannot be used ({what}). Make it a folder that you can write to, or set "
+        "ATELIER_WORKSPACE to another one."
+    )

@@ -29,7 +29,7 @@ def scores(name: str = "a", **values: tuple[float, ...]) -> Scores:
 
 def made(*gates: dict[str, Any], rank_by: str = "kd") -> recipe.Recipe:
     raw = {
-        "model": "m",
+        "model": "toy",
         "modality": "image",
         "data": {"source": "data/fashion"},
         "candidates": {"vae": {"family": "vae"}},

@@ -69,7 +69,8 @@ class Reference:
 
     def sheets(self, generated: Images) -> dict[str, bytes]:
         """The pictures a person looks at: generated rows, and real ones of the same number."""
-        return {"generated": codec.grid(generated, columns=10), "held_out": codec.grid(self.held_out, columns=10)}
+        real = self.held_out.rows(slice(len(generated)))
+        return {"generated": codec.grid(generated, columns=10), "held_out": codec.grid(real, columns=10)}
 
 
 def _all(split: Split) -> Images:

@@ -1,0 +1,111 @@
+"""A stage's key covers what it was asked, what it read, its code and its libraries, and nothing else."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components import closure
+from components.records import Artifact, Pointer
+from components.store import Store
+from flows import caching
+
+ROOT = Path(__file__).resolve().parents[2]
+REACHES = ["components.spelling"]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    caching._code.cache_clear()
+    yield
+    caching._code.cache_clear()
+
+
+def test_the_same_question_has_the_same_key() -> None:
+    asked = [Artifact(kind="rows", digest="sha256:1"), {"size": 28, "flip": True}]
+    again = [Artifact(kind="rows", digest="sha256:1"), {"flip": True, "size": 28}]
+    assert caching.key("train", asked, REACHES) == caching.key("train", again, REACHES)
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked", "reaches"),
+    [
+        ("evaluate", [Artifact(kind="rows", digest="sha256:1"), 28], REACHES),
+        ("train", [Artifact(kind="rows", digest="sha256:2"), 28], REACHES),
+        ("train", [Artifact(kind="rows", digest="sha256:1"), 29], REACHES),
+        ("train", [Artifact(kind="rows", digest="sha256:1"), 28], ["components.rows"]),
+    ],
+)
+def test_another_question_has_another_key(stage: str, asked: object, reaches: list[str]) -> None:
+    first = caching.key("train", [Artifact(kind="rows", digest="sha256:1"), 28], REACHES)
+    assert caching.key(stage, asked, reaches) != first
+
+
+def copy_of_the_code(to: Path) -> Path:
+    for path in [*ROOT.glob("components/**/*.py"), *ROOT.glob("components/**/*.yaml"), ROOT / "components/__init__.py"]:
+        target = to / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (to / "README.md").write_text("words\n")
+    return to
+
+
+@pytest.mark.parametrize(
+    ("changed", "moves"),
+    [
+        ("components/store.py", True),  # three imports away: evaluation -> sampling -> bundle -> store
+        ("components/modalities/image/suite.yaml", True),
+        ("components/packaging.py", False),
+        ("README.md", False),
+    ],
+)
+def test_code_that_is_reached_moves_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, moves: bool
+) -> None:
+    project = copy_of_the_code(tmp_path)
+    monkeypatch.setattr(closure, "ROOT", project)
+    reaches = ["components.evaluation", "components.modalities.image.shards"]
+    before = caching.key("evaluate", [], reaches)
+    with (project / changed).open("a") as stream:
+        stream.write("\n# another word\n")
+    caching._code.cache_clear()
+    assert (caching.key("evaluate", [], reaches) != before) is moves
+
+
+def test_a_library_of_another_version_moves_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    reaches = ["components.contract"]
+    before = caching.key("train", [], reaches)
+    monkeypatch.setattr(closure, "version", lambda name: "0.0.1" if name == "torch" else "1")
+    caching._code.cache_clear()
+    assert caching.key("train", [], reaches) != before
+
+
+def test_whole_is_every_artifact_of_a_record_byte_for_byte(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = []
+    for word in ("one", "two"):
+        with store.writing("rows") as draft:
+            (draft.directory / "rows.txt").write_text(word)
+        made.append(draft.artifact)
+    nested = [made[0], {"second": (made[1],)}, Pointer(kind="rows", digest="sha256:9", dvc="md5:9")]
+    assert caching.whole(nested, store) and caching.whole(None, store)
+    (store.path(made[1]) / "rows.txt").write_text("twp")
+    assert not caching.whole(nested, store) and caching.whole(made[0], store)
+
+
+def test_every_cached_stage_names_the_modules_that_its_body_imports() -> None:
+    """A stage whose body imports a component that its `reaches` forgets would be skipped when that one changes."""
+    tree = ast.parse((ROOT / "flows" / "tasks.py").read_text())
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        for decorator in (d for d in function.decorator_list if isinstance(d, ast.Call)):
+            named = {word.arg: ast.unparse(word.value) for word in decorator.keywords}
+            if "reaches" not in named:
+                continue
+            imported = {
+                f"{node.module}.{alias.name}"
+                for node in ast.walk(function)
+                if isinstance(node, ast.ImportFrom)
+                for alias in node.names
+            }
+            assert imported and all(module in named["reaches"] for module in imported), function.name
