@@ -70,7 +70,8 @@ def _check(rule: Gate, scores: Scores, champion: Scores | None, direction: str) 
     check = Check(gate="", metric=rule.metric, value=ours.mean, low=low, high=high, passed=False)
     if rule.not_worse_than is None:
         return _absolute(rule, check)
-    return _against_champion(rule, check, ours, champion, direction)
+    own = champion is not None and champion.bundle == scores.bundle
+    return _against_champion(rule, check, ours, champion, direction, own=own)
 
 
 def _absolute(rule: Gate, check: Check) -> Check:
@@ -88,7 +89,9 @@ def _absolute(rule: Gate, check: Check) -> Check:
     )
 
 
-def _against_champion(rule: Gate, check: Check, ours: Estimate, champion: Scores | None, direction: str) -> Check:
+def _against_champion(
+    rule: Gate, check: Check, ours: Estimate, champion: Scores | None, direction: str, *, own: bool
+) -> Check:
     """A test of non-inferiority: with the stated confidence, not worse by more than the tolerance (Welch)."""
     sentence = f"{rule.metric} not worse than champion, tolerance {rule.tolerance:.0%}"
     if champion is None:
@@ -96,6 +99,14 @@ def _against_champion(rule: Gate, check: Check, ours: Estimate, champion: Scores
             update={"gate": sentence, "passed": math.isfinite(check.value), "reason": "there is no champion yet"}
         )
     theirs = Estimate.of(champion.values[rule.metric])
+    if own:
+        itself = {
+            "gate": sentence,
+            "bound": theirs.mean,
+            "champion": theirs.mean,
+            "reason": "it is the champion itself",
+        }
+        return check.model_copy(update={**itself, "passed": math.isfinite(check.value)})
     sign = 1 if direction == "lower" else -1
     worse = sign * (ours.mean - theirs.mean) + _welch_reach(ours, theirs, rule.confidence)
     allowed = rule.tolerance * abs(theirs.mean)

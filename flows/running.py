@@ -36,6 +36,8 @@ def run(path: Path, settings: tuple[str, ...], console: Console, *, debug: bool 
         if isinstance(error, GateFailed):
             console.print(summary.candidates(error.verdicts, winner=None))
     except Exception as error:  # noqa: BLE001 - anything else is ours: it is said so, and the next recipe still runs
+        if _interrupted(error):
+            raise KeyboardInterrupt from None
         told, code = _internal(error), 1
     complaints = Console(stderr=True)
     if debug:
@@ -86,6 +88,11 @@ def _start_api() -> None:
         get_client(sync_client=True)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Prefect's engine may answer it by one of its own."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
 
 
 def _internal(error: Exception) -> AtelierError:

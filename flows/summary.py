@@ -69,6 +69,18 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def description(verdict: Verdict, *, among: int) -> str:
+    """What a reviewer reads in MLflow beside a version, as Markdown: its gates, their values and intervals."""
+    lines = [f"`{verdict.candidate}` ({verdict.family}), the best of {among} candidates.", ""]
+    lines += ["| gate | value | interval | outcome |", "|---|---|---|---|"]
+    for check in verdict.checks:
+        outcome = ("holds" if check.passed else "fails") + (f": {check.reason}" if check.reason else "")
+        lines.append(f"| {check.gate} | {check.value:.4g} | {check.low:.4g} to {check.high:.4g} | {outcome} |")
+    samples, seeds = verdict.scores.samples, len(verdict.scores.seeds)
+    real = ", ".join(f"{name} {value:.3g}" for name, value in verdict.scores.floor.items())
+    return "\n".join([*lines, "", f"Means over {seeds} seeds of {samples} samples. Real data against itself: {real}."])
+
+
 def publish(outcome: Outcome, place: Workspace) -> Path:
     """Copy what a person looks at out of the store into one folder of the workspace, named by the model."""
     store, folder = Store(place.store), place.reports / outcome.verdicts[0].model

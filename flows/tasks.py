@@ -270,7 +270,7 @@ def register(
         run=run,
         ledger=ledger,
         tags=_lineage(dataset, recipe),
-        description=f"{winner.family}, the best of {len(recipe.candidates)} candidates of {recipe.model}",
+        description=summary.description(winner, among=len(recipe.candidates)),
         pointers=pointers,
         promotion=recipe.promotion,
         decided_on=decided_on,

@@ -85,9 +85,16 @@ def test_a_worse_candidate_loses_to_the_champion_in_either_direction() -> None:
 def test_the_champions_own_weights_are_not_worse_and_noise_beyond_the_tolerance_is() -> None:
     rule = {"metric": "fd", "not_worse_than": "champion", "tolerance": 0.05}
     steady = scores(fd=(10.0, 10.01, 9.99))
-    assert judge(rule, ours=steady, champion=steady).passed
-    noisy = scores(fd=(6.0, 14.0, 10.0))  # the same mean, but it does not show that it is not worse
+    assert judge(rule, ours=scores("b", fd=(10.0, 10.01, 9.99)), champion=steady).passed
+    noisy = scores("b", fd=(6.0, 14.0, 10.0))  # the same mean, but it does not show that it is not worse
     assert not judge(rule, ours=noisy, champion=steady).passed
+
+
+def test_a_champion_that_is_run_again_is_not_held_against_its_own_noise() -> None:
+    noisy = scores(fd=(6.0, 14.0, 10.0))
+    check = judge({"metric": "fd", "not_worse_than": "champion"}, ours=noisy, champion=noisy).checks[0]
+    assert check.passed
+    assert check.reason == "it is the champion itself"
 
 
 def test_best_takes_the_lowest_rank_of_those_that_passed() -> None:

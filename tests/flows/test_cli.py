@@ -133,6 +133,18 @@ def test_a_fault_of_ours_is_said_to_be_one_and_the_next_recipe_runs(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_ctrl_c_is_seen_behind_the_error_that_prefect_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("Task run is not set")
+
+    monkeypatch.setattr(running.recipes, "load", stop)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(Path("any.yaml"), (), Console())
+
+
 def test_a_stage_that_fails_is_shown_as_failed(tmp_path: Path) -> None:
     with (tmp_path / "seen").open("w") as file:
         board = console.Board(Console(file=file))
