@@ -39,7 +39,8 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
     suite = _Suite()
     table["rejected"] = suite.reasons(table, rules["rows"])
     accepted = table[table["rejected"].isna()].drop(columns="rejected")
-    broken = suite.broken(accepted.assign(label_weight=_label_weight(accepted)), rules["dataset"])
+    weighed = accepted.assign(label_weight=_label_weight(accepted))
+    broken = suite.broken(weighed, rules["dataset"]) if len(accepted) else ["no row is left"]
     docs, quarantine = _publish(suite.pages, store), _quarantine(table, dataset, store)
     _refuse(table, broken, reject_at_most, dataset, page=store.path(docs) / "index.html")
     with store.writing("facts") as facts:
@@ -139,21 +140,22 @@ class _Suite:
 
     def _ask(self, name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Iterator[tuple[Rule, dict[str, Any]]]:
         suite = self._context.suites.add(self._gx.ExpectationSuite(name=name))
-        for rule in rules:
-            suite.add_expectation(self._expectation(rule, table))
+        for number, rule in enumerate(rules):
+            suite.add_expectation(self._expectation(rule, table, number))
         asked = self._gx.ValidationDefinition(name=name, data=self._batch, suite=suite)
         answer = self._context.validation_definitions.add(asked).run(
             batch_parameters={"dataframe": table},
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row", "id"]},
         )
         self.pages[name] = answer
-        for rule, result in zip(rules, answer.results, strict=True):
+        for result in answer.results:  # in an order of its own
+            rule = rules[result.expectation_config.meta["rule"]]
             if result.exception_info.get("raised_exception"):
                 message = str(result.exception_info.get("exception_message"))
                 raise AtelierError(f"the expectation {rule['type']} could not be asked: {message}")
             yield rule, {"success": result.success, "result": result.result}
 
-    def _expectation(self, rule: Rule, table: pd.DataFrame) -> Any:
+    def _expectation(self, rule: Rule, table: pd.DataFrame, number: int) -> Any:
         from great_expectations.expectations.registry import (
             get_expectation_impl,
             list_registered_expectation_implementations,
@@ -166,7 +168,7 @@ class _Suite:
             raise AtelierError(f"validate.expect: {unknown('fact', str(rule['column']), map(str, table.columns))}")
         values = {key: value for key, value in rule.items() if key != "type" and key not in NOT_FOR_GX}
         try:
-            return get_expectation_impl(rule["type"])(**values)
+            return get_expectation_impl(rule["type"])(**values, meta={"rule": number})
         except Exception as error:  # noqa: BLE001 - whatever its validators raise, the values are the recipe's
             raise AtelierError(f"validate.expect: {rule['type']}: {' '.join(str(error).split())}") from None
 

@@ -57,7 +57,7 @@ def test_a_gate_without_a_finite_number_fails(bad: float) -> None:
     ours = scores(fd=(10.0, bad, 10.0))
     assert not judge({"metric": "fd", "at_most": 1e9}, ours=ours).passed
     assert not judge({"metric": "fd", "at_least": 0}, ours=ours).passed
-    assert not judge({"metric": "fd", "not_worse_than": "champion"}, ours=ours, champion=scores()).passed
+    assert not judge({"metric": "fd", "not_worse_than": "champion"}, ours=ours, champion=scores("champion")).passed
     assert not judge({"metric": "fd", "not_worse_than": "champion"}, ours=ours).passed
 
 
@@ -75,11 +75,11 @@ def test_the_interval_is_students() -> None:
 
 def test_a_worse_candidate_loses_to_the_champion_in_either_direction() -> None:
     rule = {"not_worse_than": "champion", "tolerance": 0.05}
-    assert not judge({"metric": "fd", **rule}, ours=scores(fd=(12, 12.1, 11.9)), champion=scores()).passed
-    assert judge({"metric": "fd", **rule}, ours=scores(fd=(8, 8.1, 7.9)), champion=scores()).passed
+    assert not judge({"metric": "fd", **rule}, ours=scores(fd=(12, 12.1, 11.9)), champion=scores("champion")).passed
+    assert judge({"metric": "fd", **rule}, ours=scores(fd=(8, 8.1, 7.9)), champion=scores("champion")).passed
     low, high = (0.3, 0.31, 0.29), (0.7, 0.71, 0.69)
-    assert not judge({"metric": "coverage", **rule}, ours=scores(coverage=low), champion=scores()).passed
-    assert judge({"metric": "coverage", **rule}, ours=scores(coverage=high), champion=scores()).passed
+    assert not judge({"metric": "coverage", **rule}, ours=scores(coverage=low), champion=scores("champion")).passed
+    assert judge({"metric": "coverage", **rule}, ours=scores(coverage=high), champion=scores("champion")).passed
 
 
 def test_the_champions_own_weights_are_not_worse_and_noise_beyond_the_tolerance_is() -> None:

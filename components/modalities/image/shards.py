@@ -92,7 +92,7 @@ def _fitted(payload: bytes, prepare: Prepare) -> np.ndarray:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         box = (left, top, left + side, top + side)
-        picture = picture.resize((prepare.size, prepare.size), Image.Resampling.LANCZOS, box=box)
+        picture = picture.crop(box).resize((prepare.size, prepare.size), Image.Resampling.LANCZOS)
     levels = np.asarray(picture)
     return levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
 
