@@ -39,8 +39,9 @@ def serve(tag: str, *, home: Path, host: str, port: int) -> None:
     _refuse_taken(host, port)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen(
-        _command(tag, host, port), cwd=folder, env=environment(home), stdin=subprocess.DEVNULL, process_group=0
-    )
+        _command(tag, host, port), cwd=folder, env=environment(home), process_group=0,
+        stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(),
+    )  # fmt: skip
     server = Server(process)
     try:
         while True:

@@ -6,71 +6,89 @@ The only door to great_expectations, which takes seconds to import and is import
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from components import data_docs, modalities, rows
+from components import data_docs, modalities, rows, suite
 from components.errors import AtelierError, DataRejected
 from components.recipe import Validate
 from components.records import Artifact, Dataset, Validated
 from components.spelling import unknown
 from components.store import Store
+from components.suite import Expectation
 
-REASON = pa.field("reason", pa.string(), nullable=False)
 SHOWN = 5  # rows that a message names
-NOT_FOR_GX = {"reason", "needs", "scope"}
+PASSED_ON = ["id", "label", "split"]  # what a row's facts keep of the row itself
 
-Rule = Mapping[str, Any]
+Faults = Mapping[int, Sequence[tuple[str, str]]]  # of a row, by its number: each fault with its reason
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Great Expectations said of one expectation."""
+
+    expectation: Expectation
+    holds: bool
+    rows: tuple[int, ...]  # the numbers of the failing rows, where it asks of rows
+    observed: Any
 
 
 def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_most: float, store: Store) -> Validated:
     """The dataset with every row's facts, split and fate; `DataRejected` where it must not be trained on.
 
     Rows that fail go to quarantine, all of them, each with its reasons. More of them than the share `reject_at_most`,
-    or a failure of the dataset as a whole, stops the run: the message names rows, reasons and the Data Docs page.
+    or a failure of the rows that are left as a whole, stops the run: the message names rows, reasons and where to look.
     """
-    rules = _rules(checks, modality, classes=len(dataset.classes))
+    asked = suite.load(checks, modality=modality, classes=len(dataset.classes))
+    if dataset.count == 0:
+        raise DataRejected(f"{dataset.source} was rejected: it has no rows.")
     table = _facts(store.path(dataset.rows), modality)
-    suite = _Suite()
-    table["rejected"] = suite.reasons(table, rules["rows"])
-    accepted = table[table["rejected"].isna()].drop(columns="rejected")
-    weighed = accepted.assign(label_weight=_label_weight(accepted))
-    broken = suite.broken(weighed, rules["dataset"]) if len(accepted) else ["no row is left"]
-    docs, quarantine = _publish(suite.pages, store), _quarantine(table, dataset, store)
-    _refuse(table, broken, reject_at_most, dataset, page=store.path(docs) / "index.html")
+    answers, pages = _ask(table, asked)
+    faults = _faults(table, [answer for answer in answers if answer.expectation.scope == "rows"])
+    rejected = Counter(found[0][0] for found in faults.values())
+    table["rejected"] = [_reasons(faults[row]) if row in faults else None for row in table["row"]]
+    quarantine, docs = _quarantine(table, faults, dataset, store), _publish(pages, table, dataset, store)
+    where = store.path(quarantine), store.path(docs)
+    _refuse(table, answers, rejected, reject_at_most, source=dataset.source, where=where)
     with store.writing("facts") as facts:
         pq.write_table(pa.Table.from_pandas(table, preserve_index=False), facts.directory / "facts.parquet")
+    sides = table.loc[table["rejected"].isna(), "split"].value_counts()
     return Validated(
         dataset=dataset,
         facts=facts.artifact,
         quarantine=quarantine,
         docs=docs,
-        accepted={side: int(count) for side, count in sorted(accepted["split"].value_counts().items())},
-        rejected=dict(sorted(_counts(table).items())),
+        accepted={side: int(sides[side]) for side in sorted(sides.index)},
+        rejected=dict(sorted(rejected.items())),
     )
 
 
 def _facts(directory: Path, modality: str) -> pd.DataFrame:
     """One line per row: its number, id, label and split, the modality's facts, and what only the whole table tells."""
     part = modalities.part(modality, "rows")
-    columns = ["id", "label", "split"]
+    schema = pa.schema([rows.SCHEMA.field(name) for name in PASSED_ON] + list(part.FACTS))
     lines = [
-        {**row, **part.facts(payload)}
+        pa.RecordBatch.from_pylist(
+            [
+                {**row, **part.facts(payload)}
+                for row, payload in zip(batch.select(PASSED_ON).to_pylist(), batch["payload"].to_pylist(), strict=True)
+            ],
+            schema=schema,
+        )
         for batch in rows.read(directory)
-        for row, payload in zip(batch.select(columns).to_pylist(), batch["payload"].to_pylist(), strict=True)
     ]
-    schema = pa.schema([rows.SCHEMA.field(name) for name in columns] + list(part.FACTS))
-    table: pd.DataFrame = pa.Table.from_pylist(lines, schema=schema).to_pandas(types_mapper=_nullable)
+    table: pd.DataFrame = pa.Table.from_batches(lines, schema).to_pandas(types_mapper=_nullable)
     held_out = table["split"] == "held_out"
-    train = table[~held_out]
+    train = table[table["split"] == "train"]
     table["duplicate"] = table["pixel_digest"].notna() & table.duplicated(["split", "pixel_digest"])
     table["leaks"] = held_out & table["pixel_digest"].isin(train["pixel_digest"].dropna())
-    table["near_leaks"] = held_out & table["near_hash"].isin(train["near_hash"].dropna())
+    near = table["near_hash"].isin(train["near_hash"].dropna()).astype("boolean")
+    table["near_leaks"] = near.where(held_out)  # unknown of training rows, so that a share is one of held-out rows
     return table.assign(row=range(len(table)))
 
 
@@ -85,150 +103,163 @@ def _label_weight(table: pd.DataFrame) -> "pd.Series[float]":
     return share * sides.transform("nunique")
 
 
-def _rules(checks: Validate, modality: str, *, classes: int) -> dict[str, list[Rule]]:
-    """The suite's rules and the recipe's, `$labels` filled in; those that need labels left out where there are none."""
-    folder = Path(str(modalities.part(modality, "rows").__file__)).parent
-    suite = folder / f"{checks.suite or 'suite'}.yaml" if checks.suite != modality else folder / "suite.yaml"
-    if not suite.is_file():
-        raise AtelierError(f"validate.suite: {unknown('suite', str(checks.suite), [modality])}")
-    rules: dict[str, list[Rule]] = yaml.safe_load(suite.read_text(encoding="utf-8"))
-    for extra in checks.expect:
-        rules["dataset" if extra.get("scope") == "dataset" else "rows"].append(dict(extra))
-    labelled = {"$labels": list(range(classes))} if classes else {}
-    return {
-        scope: [
-            {key: labelled.get(value, value) if isinstance(value, str) else value for key, value in rule.items()}
-            for rule in several
-            if classes or "$labels" not in rule.values()
-        ]
-        for scope, several in rules.items()
-    }
+def _ask(table: pd.DataFrame, asked: Sequence[Expectation]) -> tuple[list[Answer], dict[str, Any]]:
+    """Every answer, with Great Expectations' own results by scope: of all rows, then of the accepted ones."""
+    import great_expectations as gx
 
-
-class _Suite:
-    """One ephemeral context of Great Expectations, and the result pages of what it was asked."""
-
-    def __init__(self) -> None:
-        import great_expectations as gx
-
-        self._gx = gx
-        self._context = gx.get_context(mode="ephemeral")
-        self._context.variables.progress_bars = {"globally": False}
-        source = self._context.data_sources.add_pandas("facts")
-        self._batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
-        self.pages: dict[str, Any] = {}
-
-    def reasons(self, table: pd.DataFrame, rules: Sequence[Rule]) -> "pd.Series[str]":
-        """Why each row fails, every reason in turn; null where it does not."""
-        found: dict[int, list[str]] = {}
-        for rule, result in self._ask("rows", table, rules):
-            for entry in result["result"].get("unexpected_index_list") or []:
-                line = table.iloc[int(entry["row"])]
-                found.setdefault(int(entry["row"]), []).append(_reason(rule, line))
-        return pd.Series([("; ".join(found[i]) if i in found else None) for i in range(len(table))], dtype=object)
-
-    def broken(self, table: pd.DataFrame, rules: Sequence[Rule]) -> list[str]:
-        """What fails of the dataset as a whole, with the first rows at fault where single ones are."""
-        failures = []
-        for rule, result in self._ask("dataset", table, rules):
-            if result["success"]:
-                continue
-            ids = [str(entry["id"]) for entry in result["result"].get("unexpected_index_list") or []]
-            seen = f" ({len(ids)}: {_some(ids)})" if ids else f" ({result['result'].get('observed_value')})"
-            failures.append(f"{rule.get('reason', rule['type'])}{seen}")
-        return failures
-
-    def _ask(self, name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Iterator[tuple[Rule, dict[str, Any]]]:
-        suite = self._context.suites.add(self._gx.ExpectationSuite(name=name))
-        for number, rule in enumerate(rules):
-            suite.add_expectation(self._expectation(rule, table, number))
-        asked = self._gx.ValidationDefinition(name=name, data=self._batch, suite=suite)
-        answer = self._context.validation_definitions.add(asked).run(
-            batch_parameters={"dataframe": table},
+    context = _context()
+    source = context.data_sources.add_pandas("facts")
+    batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
+    results: dict[str, Any] = {}
+    answers: list[Answer] = []
+    for scope in ("rows", "dataset"):
+        here = table[~table["row"].isin({row for answer in answers for row in answer.rows})]
+        if here.empty:
+            break  # every row was rejected: none is left to speak of
+        if scope == "dataset":
+            here = here.assign(label_weight=_label_weight(here))
+        expectations = [expectation for expectation in asked if expectation.scope == scope]
+        built = [_built(expectation, here, number) for number, expectation in enumerate(expectations)]
+        suite_of_scope = context.suites.add(gx.ExpectationSuite(name=scope, expectations=built))
+        definition = gx.ValidationDefinition(name=scope, data=batch, suite=suite_of_scope)
+        results[scope] = context.validation_definitions.add(definition).run(
+            batch_parameters={"dataframe": here},
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row", "id"]},
         )
-        self.pages[name] = answer
-        for result in answer.results:  # in an order of its own
-            rule = rules[result.expectation_config.meta["rule"]]
-            if result.exception_info.get("raised_exception"):
-                message = str(result.exception_info.get("exception_message"))
-                raise AtelierError(f"the expectation {rule['type']} could not be asked: {message}")
-            yield rule, {"success": result.success, "result": result.result}
+        # the results come in an order of their own
+        said = {result.expectation_config.meta["number"]: result for result in results[scope].results}
+        answers += [_answer(expectation, said[number]) for number, expectation in enumerate(expectations)]
+    return answers, results
 
-    def _expectation(self, rule: Rule, table: pd.DataFrame, number: int) -> Any:
-        from great_expectations.expectations.registry import (
-            get_expectation_impl,
-            list_registered_expectation_implementations,
+
+def _context() -> Any:
+    """A context in memory, without bars, telemetry, or a site of its own."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+    )
+    return gx.get_context(project_config=config, mode="ephemeral")
+
+
+def _built(expectation: Expectation, table: pd.DataFrame, number: int) -> Any:
+    """The expectation as Great Expectations' own; an `AtelierError` names the nearest known word for a wrong one."""
+    from great_expectations.expectations import expectation as kinds
+    from great_expectations.expectations import registry
+
+    known = registry.list_registered_expectation_implementations()
+    if expectation.type not in known:
+        raise AtelierError(f"validate.expect: {unknown('expectation', expectation.type, known)}")
+    kind = registry.get_expectation_impl(expectation.type)
+    by_row = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
+    if expectation.scope == "rows" and not issubclass(kind, by_row):
+        raise AtelierError(
+            f"validate.expect: {expectation.type} tells of no single row which one fails; give it scope: dataset"
         )
-
-        known = list_registered_expectation_implementations()
-        if rule.get("type") not in known:
-            raise AtelierError(f"validate.expect: {unknown('expectation', str(rule.get('type')), known)}")
-        if "column" in rule and rule["column"] not in table.columns:
-            raise AtelierError(f"validate.expect: {unknown('fact', str(rule['column']), map(str, table.columns))}")
-        values = {key: value for key, value in rule.items() if key != "type" and key not in NOT_FOR_GX}
-        try:
-            return get_expectation_impl(rule["type"])(**values, meta={"rule": number})
-        except Exception as error:  # noqa: BLE001 - whatever its validators raise, the values are the recipe's
-            raise AtelierError(f"validate.expect: {rule['type']}: {' '.join(str(error).split())}") from None
+    columns = [expectation.arguments.get(name) for name in ("column", "column_A", "column_B")]
+    for column in filter(None, [*columns, *expectation.arguments.get("column_list", [])]):  # type: ignore[misc]
+        if column not in table.columns:
+            raise AtelierError(f"validate.expect: {unknown('fact', str(column), map(str, table.columns))}")
+    try:
+        return kind(**expectation.arguments, meta={"number": number})
+    except Exception as error:  # noqa: BLE001 - whatever its validators raise, the values are the recipe's
+        raise AtelierError(f"validate.expect: {expectation.type}: {' '.join(str(error).split())}") from None
 
 
-def _reason(rule: Rule, line: "pd.Series[Any]") -> str:
-    template = rule.get("reason")
-    if template is not None:
-        return str(template).format(**line)
-    column = rule.get("column")
-    return f"{column} is {line[column]}: {rule['type']}" if column else str(rule["type"])
+def _answer(expectation: Expectation, result: Any) -> Answer:
+    info = result.exception_info
+    for failure in [info] if "raised_exception" in info else info.values():  # one for each metric, or one in all
+        if failure["raised_exception"]:
+            message = " ".join(str(failure["exception_message"]).split())
+            raise AtelierError(f"validate.expect: {expectation.type} cannot be asked of this dataset: {message}")
+    observed = result.result.get("observed_value")
+    if hasattr(observed, "item"):  # its own pages cannot show a numpy number
+        observed = result.result["observed_value"] = observed.item()
+    failing = tuple(int(entry["row"]) for entry in result.result.get("unexpected_index_list") or ())
+    return Answer(expectation, bool(result.success), failing, observed)
 
 
-def _refuse(table: pd.DataFrame, broken: Sequence[str], at_most: float, dataset: Dataset, *, page: Path) -> None:
+def _faults(table: pd.DataFrame, answers: Iterable[Answer]) -> Faults:
+    """What is wrong with each failing row, in the order of the suite."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for answer in answers:
+        for row, facts in zip(answer.rows, table.iloc[list(answer.rows)].to_dict("records"), strict=True):
+            reason = answer.expectation.told({str(name): value for name, value in facts.items()})
+            found.setdefault(row, []).append((answer.expectation.fault, reason))
+    return found
+
+
+def _refuse(
+    table: pd.DataFrame,
+    answers: Iterable[Answer],
+    counts: Counter[str],
+    at_most: float,
+    *,
+    source: str,
+    where: tuple[Path, Path],
+) -> None:
     rejected = table[table["rejected"].notna()]
-    share = len(rejected) / len(table)
-    shown = _some([f"{line.id} {line.rejected}" for line in rejected.itertuples()])
-    problems = list(broken)
-    if share > at_most:
-        problems.insert(
-            0, f"{len(rejected)} of {len(table)} rows fail, {share:.1%}, over the {at_most:.1%} allowed: {shown}"
-        )
+    problems = []
+    if len(rejected) > at_most * len(table) or len(rejected) == len(table):
+        shown = _some([f"{row.id} {row.rejected}" for row in rejected.head(SHOWN).itertuples()], len(rejected))
+        kinds = ", ".join(f"{fault}: {count}" for fault, count in counts.most_common(SHOWN))
+        share = f"{len(rejected)} of {len(table)} rows fail, {len(rejected) / len(table):.1%}"
+        problems.append(f"{share}, over the {at_most:.1%} allowed ({kinds}): {shown}")
+    for answer in answers:
+        if answer.expectation.scope == "dataset" and not answer.holds:
+            ids = table["id"].iloc[list(answer.rows[:SHOWN])]
+            seen = f" ({len(answer.rows)}: {_some(list(ids), len(answer.rows))})" if answer.rows else ""
+            seen = f" ({answer.observed})" if answer.observed is not None else seen
+            problems.append(f"{answer.expectation.fault}{seen}")
     if problems:
+        quarantine, docs = where
         raise DataRejected(
-            f"{dataset.source} was rejected, and nothing was trained on it: {'. '.join(problems)}. Every check is on "
-            f"{page}. Mend the data, or change data.reject_at_most or the recipe's checks if they ask too much."
+            f"{source} was rejected, and nothing was trained on it: {'. '.join(problems)}. Rejected rows, with their "
+            f"reasons, are in {quarantine}; every check is on {docs / 'index.html'}. Mend the data, or change "
+            "data.reject_at_most or the recipe's checks if they ask too much."
         )
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _some(shown: Sequence[str], count: int) -> str:
+    return "; ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
 
 
-def _counts(table: pd.DataFrame) -> Counter[str]:
-    return Counter(table["rejected"].dropna())
+def _reasons(found: Sequence[tuple[str, str]]) -> str:
+    return "; ".join(reason for _, reason in found)
 
 
-def _quarantine(table: pd.DataFrame, dataset: Dataset, store: Store) -> Artifact:
-    """Every rejected row whole, with its reasons, and the reasons counted."""
-    why = dict(table.loc[table["rejected"].notna(), ["row", "rejected"]].itertuples(index=False, name=None))
-    schema = rows.SCHEMA.append(REASON)
+def _quarantine(table: pd.DataFrame, faults: Faults, dataset: Dataset, store: Store) -> Artifact:
+    """Every rejected row whole, with its reasons, and the faults counted (a row may have several)."""
+    counts = Counter(fault for found in faults.values() for fault, _ in found)
+    schema = rows.SCHEMA.append(pa.field("reason", pa.string(), nullable=False))
     with store.writing("quarantine") as draft:
         with pq.ParquetWriter(draft.directory / "quarantine.parquet", schema) as writer:
-            for batch in _picked(rows.read(store.path(dataset.rows)), why):
-                writer.write_batch(batch)
-        (draft.directory / "reasons.json").write_text(json.dumps(dict(sorted(_counts(table).items())), indent=2) + "\n")
+            for batch in _picked(rows.read(store.path(dataset.rows)), table["rejected"]):
+                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+        (draft.directory / "reasons.json").write_text(json.dumps(dict(sorted(counts.items())), indent=2) + "\n")
     return draft.artifact
 
 
-def _picked(batches: Iterable[pa.RecordBatch], why: Mapping[int, str]) -> Iterator[pa.RecordBatch]:
+def _picked(batches: Iterable[pa.RecordBatch], rejected: "pd.Series[str]") -> Iterator[pa.RecordBatch]:
     start = 0
     for batch in batches:
-        here = [index for index in range(len(batch)) if start + index in why]
-        if here:
-            reasons = pa.array([why[start + index] for index in here], pa.string())
-            yield batch.take(pa.array(here)).append_column(REASON, reasons)
+        reasons = pa.array(list(rejected.iloc[start : start + len(batch)]), pa.string(), from_pandas=True)
+        here = batch.select(rows.SCHEMA.names).append_column("reason", reasons).filter(reasons.is_valid())
+        if len(here):
+            yield here
         start += len(batch)
 
 
-def _publish(pages: Mapping[str, Any], store: Store) -> Artifact:
+def _publish(pages: Mapping[str, Any], table: pd.DataFrame, dataset: Dataset, store: Store) -> Artifact:
+    rejected = table.loc[table["rejected"].notna(), ["id", "rejected"]]
     with store.writing("docs") as draft:
-        data_docs.write(pages, draft.directory)
+        title = f"{dataset.source}, {len(table):,} rows, {len(rejected):,} rejected"
+        data_docs.write(pages, draft.directory, title=title, rejected=list(rejected.itertuples(index=False, name=None)))
     return draft.artifact

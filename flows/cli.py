@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def options(
 
 def main() -> None:
     """Run the command line; a person's mistake is one paragraph and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop cleans up as Ctrl-C does
     try:
         code = app(standalone_mode=False)
         if code == STOPPED:  # typer's answer to Ctrl-C
@@ -114,6 +116,7 @@ def serve(
     model: Annotated[str | None, typer.Argument(help="The model to serve; the only one where left out.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    as_json: AsJson = False,
 ) -> None:
     """Serve the Bento of a champion until Ctrl-C: POST /v1/generate."""
     from components import packaging
@@ -123,7 +126,11 @@ def serve(
     made = champions.package(listing.only(place, model), place)
     if made is None:
         raise AtelierError(f"{model} has no champion yet, and nothing else is served: its versions wait for approvals.")
-    Console(stderr=True).print(f"serving {made.model}@{made.version} on http://{host}:{port}, until Ctrl-C")
+    url = f"http://{host}:{port}"
+    if as_json:
+        _print_json({"schema": 1, "model": made.model, "version": made.version, "bento": made.tag, "url": url})
+    else:
+        Console(stderr=True).print(f"serving {made.model}@{made.version} on {url}, until Ctrl-C")
     packaging.serve(made.tag, home=place.bentos, host=host, port=port)
 
 
@@ -198,3 +205,4 @@ def _recipe(path: Path) -> Path:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.flush()

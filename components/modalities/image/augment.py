@@ -47,6 +47,8 @@ def _parse(step: Mapping[str, JsonValue], size: int) -> Step:
     low, high, make = STEPS[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= (high or size - 1):
         raise ValueError(f"{name} is {value!r}; it takes a number from {low:g} to {high or size - 1:g}")
+    if high is None and value != int(value):
+        raise ValueError(f"{name} is {value!r}; it takes a whole number of pixels")
     return make(value)
 
 
@@ -111,7 +113,8 @@ def _cutout(side: float) -> Step:
 
 def _noise(deviation: float) -> Step:
     def apply(pixels_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        return pixels_BCHW + deviation * torch.randn(pixels_BCHW.shape, generator=generator)
+        noisy_BCHW = pixels_BCHW + deviation * torch.randn(pixels_BCHW.shape, generator=generator)
+        return noisy_BCHW.clamp_(-1, 1)  # pixels stay what a real picture can hold
 
     return apply
 

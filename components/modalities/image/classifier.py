@@ -12,7 +12,7 @@ from components.errors import AtelierError
 from components.modalities.image.batch import Images, ImageSpec
 
 FEATURES = 64  # few, since a Frechet distance needs many more rows than features
-EPOCHS = 8
+EPOCHS = 5
 BATCH = 64
 
 

@@ -1,3 +1,5 @@
+"""Shards hold the pictures that went in: known pixels, order, sides, digest."""
+
 import io
 from pathlib import Path
 
@@ -7,92 +9,121 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from components.modalities.image import shards
+from components.modalities.image.codec import to_bytes
+from components.modalities.image.shards import Prepare, Row, open_augment, open_split, write
 from components.store import digest_of
 
+CLASSES = ("a", "b")
 
-def png(levels: np.ndarray, kind: str = "PNG") -> bytes:
+
+def png(levels: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(levels).save(stream, kind)
+    Image.fromarray(levels).save(stream, "PNG")
     return stream.getvalue()
 
 
-def written(
-    directory: Path, payloads: list[bytes], *, size: int = 8, channels: int = 1, classes: tuple[str, ...] = ("a", "b")
-) -> shards.Split:
-    directory.mkdir()
-    rows = [(f"r{i}", payload, i % 2, "train") for i, payload in enumerate(payloads)]
-    prepare = shards.Prepare(size=size, channels=channels)
-    shards.write(rows, directory, prepare=prepare, classes=classes, counts={"train": len(rows)})
-    return shards.open_split(directory, "train")
+def grey(seed: int, shape: tuple[int, ...] = (8, 8)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def grey(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+def given(pictures: list[np.ndarray]) -> list[Row]:
+    """Every third row is held out."""
+    return [
+        (f"row-{i}", png(picture), i % 2, "held_out" if i % 3 == 2 else "train") for i, picture in enumerate(pictures)
+    ]
 
 
-def test_a_picture_of_the_right_size_is_kept_as_it_is_in_the_stated_range(tmp_path: Path) -> None:
-    split = written(tmp_path / "s", [png(grey(0)), png(grey(1))])
-    batch = split.batch(torch.tensor([1, 0]))
-    assert batch.pixels.shape == (2, 1, 8, 8)
-    assert torch.allclose((batch.pixels[0, 0] + 1) * 127.5, torch.from_numpy(grey(1)).float())
-    assert batch.labels is not None
-    assert batch.labels.tolist() == [1, 0]
-    assert isinstance(split.pixels, np.memmap)
+def written(directory: Path, rows: list[Row], *, size: int = 8, channels: int = 1, labelled: bool = True) -> Path:
+    counts = {side: sum(row[3] == side for row in rows) for side in ("train", "held_out")}
+    directory.mkdir(exist_ok=True)
+    prepare = Prepare(size=size, channels=channels)
+    write(
+        iter(rows),
+        directory,
+        prepare=prepare,
+        classes=CLASSES if labelled else (),
+        counts={side: count for side, count in counts.items() if count},
+    )
+    return directory
 
 
-def test_a_long_picture_is_cropped_at_its_centre_and_scaled(tmp_path: Path) -> None:
-    wide = np.zeros((16, 48), np.uint8)
-    wide[:, 16:32] = 200  # the centre square is bright, its sides are not
-    split = written(tmp_path / "s", [png(wide)])
-    assert split.pixels[0].min() > 190
+def test_pictures_of_the_right_size_come_back_as_they_were(tmp_path: Path) -> None:
+    pictures = [grey(i) for i in range(7)]
+    written(tmp_path, given(pictures))
+    train, held_out = open_split(tmp_path, "train"), open_split(tmp_path, "held_out")
+    assert (len(train), len(held_out)) == (5, 2)
+    batch = train.batch(torch.tensor([4, 0, 0]))
+    assert batch.pixels.dtype == torch.float32 and batch.pixels.shape == (3, 1, 8, 8)
+    assert batch.pixels.min() >= -1 and batch.pixels.max() <= 1
+    expected = np.stack([pictures[6], pictures[0], pictures[0]])
+    assert np.array_equal(to_bytes(batch.pixels)[..., 0], expected)
+    assert batch.labels is not None and batch.labels.tolist() == [0, 0, 0]
 
 
-def test_colour_and_grey_turn_into_each_other(tmp_path: Path) -> None:
-    red = np.zeros((8, 8, 3), np.uint8)
-    red[..., 0] = 255
-    colour = written(tmp_path / "c", [png(red), png(grey(0))], channels=3)
-    assert colour.pixels[0, :, 0, 0].tolist() == [255, 0, 0]
-    assert np.array_equal(colour.pixels[1, 0], colour.pixels[1, 2])
-    assert written(tmp_path / "g", [png(red)]).pixels[0, 0, 0, 0] == 76  # 0.299 of 255, as ITU-R 601 weighs red
+def test_pixels_are_read_from_the_disk(tmp_path: Path) -> None:
+    written(tmp_path, given([grey(i) for i in range(3)]))
+    assert isinstance(open_split(tmp_path, "train").pixels, np.memmap)
 
 
-def test_transparency_lies_on_white_and_sixteen_bits_keep_their_high_byte(tmp_path: Path) -> None:
-    clear = np.zeros((8, 8, 4), np.uint8)
-    deep = np.full((8, 8), 0x80FF, np.uint16)
-    split = written(tmp_path / "s", [png(clear), png(deep)])
-    assert split.pixels[0].min() == 255
-    assert set(split.pixels[1].flatten().tolist()) == {0x80}
+def test_a_wide_picture_is_cropped_at_its_centre(tmp_path: Path) -> None:
+    wide = np.concatenate([np.zeros((8, 4), np.uint8), grey(1), np.zeros((8, 4), np.uint8)], axis=1)
+    written(tmp_path, given([wide, wide.T.copy()]))
+    pixels = np.asarray(open_split(tmp_path, "train").pixels)
+    assert np.array_equal(pixels[0, 0], grey(1)) and np.array_equal(pixels[1, 0], grey(1).T)
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in "ab":
-        written(tmp_path / name, [png(grey(i)) for i in range(5)])
-    assert digest_of(tmp_path / "a") == digest_of(tmp_path / "b")
+def test_a_large_picture_is_shrunk_without_aliasing(tmp_path: Path) -> None:
+    stripes = np.tile(np.array([[0, 255]], np.uint8), (64, 32))
+    written(tmp_path, given([stripes]))
+    assert np.abs(np.asarray(open_split(tmp_path, "train").pixels).astype(int) - 127).max() <= 10
 
 
-def test_without_classes_there_are_no_labels(tmp_path: Path) -> None:
-    assert written(tmp_path / "s", [png(grey(0))], classes=()).batch(torch.tensor([0])).labels is None
+def test_colour_has_three_channels_and_grey_is_spread_over_them(tmp_path: Path) -> None:
+    colour = grey(3, (8, 8, 3))
+    written(tmp_path, given([colour, grey(4)]), channels=3)
+    pixels = np.asarray(open_split(tmp_path, "train").pixels)
+    assert np.array_equal(pixels[0], colour.transpose(2, 0, 1))
+    assert all(np.array_equal(pixels[1, channel], grey(4)) for channel in range(3))
+
+
+def test_sixteen_bits_and_transparency(tmp_path: Path) -> None:
+    deep, clear = np.full((8, 8), 0x8001, np.uint16), np.zeros((8, 8, 4), np.uint8)
+    written(tmp_path, given([deep, clear]))
+    pixels = np.asarray(open_split(tmp_path, "train").pixels)
+    assert (pixels[0] == 0x80).all() and (pixels[1] == 255).all()
+
+
+def test_unlabelled_rows_have_no_labels(tmp_path: Path) -> None:
+    rows = [(name, payload, None, side) for name, payload, _, side in given([grey(0)])]
+    written(tmp_path, rows, labelled=False)
+    assert open_split(tmp_path, "train").batch(torch.tensor([0])).labels is None
+
+
+def test_the_same_rows_give_the_same_digest_and_others_another(tmp_path: Path) -> None:
+    rows = given([grey(i) for i in range(5)])
+    first, second = (digest_of(written(tmp_path / name, rows)) for name in "ab")
+    assert first == second
+    assert digest_of(written(tmp_path / "c", [rows[1], rows[0], *rows[2:]])) != first
+
+
+def test_the_augmentation_asked_for_comes_with_the_shards(tmp_path: Path) -> None:
+    for name, steps in (("with", ({"cutout": 2},)), ("without", ())):
+        (tmp_path / name).mkdir()
+        prepare = Prepare(size=8, channels=1, augment=steps)
+        write(given([grey(0)]), tmp_path / name, prepare=prepare, classes=CLASSES, counts={"train": 1})
+    assert open_augment(tmp_path / "with") is not None and open_augment(tmp_path / "without") is None
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
-        ({"channels": 2}, "it must be 1 .grey. or 3 .colour."),
         ({"size": 3}, "greater than or equal to 4"),
-        ({"augment": [{"flipp": "horizontal"}]}, "did you mean 'flip'"),
-        ({"augment": [{"flip": "sideways"}]}, "horizontal or vertical"),
-        ({"augment": [{"shift": 99}]}, "a number from 1 to 27"),
-        ({"augment": [{"shift": 1, "noise": 0.1}]}, "one name and one value"),
-        ({"augment": [{"noise": "much"}]}, "a number from"),
-        ({"augment": [{"cutout": True}]}, "a number from"),
+        ({"size": 2048}, "less than or equal to 1024"),
+        ({"channels": 2}, "channels is 2"),
+        ({"augment": [{"flp": "horizontal"}]}, "did you mean 'flip'"),
+        ({"sise": 28}, "sise"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options: dict[str, object], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        shards.Prepare.model_validate(options)
-
-
-def test_augmentation_is_only_there_where_it_was_asked_for(tmp_path: Path) -> None:
-    written(tmp_path / "s", [png(grey(0))])
-    assert shards.open_augment(tmp_path / "s") is None
+def test_a_mistaken_option_is_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Prepare.model_validate({"size": 28, **options})
