@@ -25,6 +25,16 @@ PHRASES = {
 }
 
 
+class _Unknown:
+    """A fact that a row does not have, whatever its format in a reason."""
+
+    def __format__(self, form: str) -> str:
+        return "unknown"
+
+
+UNKNOWN = _Unknown()
+
+
 class Expectation(Strict):
     """One expectation of Great Expectations, and how its failure is told.
 
@@ -38,9 +48,9 @@ class Expectation(Strict):
     reason: str
 
     def told(self, facts: Mapping[str, Any]) -> str:
-        """The reason, of one row's facts; an `AtelierError` where it names what is no fact."""
+        """The reason, of one row's facts, where None is unknown; an `AtelierError` where it names what is no fact."""
         try:
-            return self.reason.format_map(facts)
+            return self.reason.format_map({name: UNKNOWN if value is None else value for name, value in facts.items()})
         except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             word = str(error.args[0]) if isinstance(error, KeyError) else self.reason
             raise AtelierError(f"validate.expect: the reason {self.reason!r}: {unknown('fact', word, facts)}") from None
@@ -58,6 +68,8 @@ def load(checks: Validate, *, modality: str, classes: int) -> tuple[Expectation,
 
 
 def _expectation(rule: Mapping[str, Any], classes: int) -> Expectation:
+    if not isinstance(rule.get("kwargs", {}), Mapping):
+        raise AtelierError(f"validate.expect: kwargs of {rule.get('type')} must be a mapping, as in {{column: width}}")
     given = {**rule.get("kwargs", {}), **{key: value for key, value in rule.items() if key not in (*KEYS, "kwargs")}}
     arguments = {key: list(range(classes)) if value == LABELS else value for key, value in given.items()}
     if rule.get("scope") not in ("rows", "dataset"):

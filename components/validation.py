@@ -3,9 +3,11 @@
 The only door to great_expectations, which takes seconds to import and is imported when it is used.
 """
 
-import json
+import difflib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components import data_docs, modalities, rows, suite
+from components import data_docs, facts, quarantine, suite
 from components.errors import AtelierError, DataRejected
 from components.recipe import Validate
 from components.records import Artifact, Dataset, Validated
@@ -23,7 +25,6 @@ from components.store import Store
 from components.suite import Expectation
 
 SHOWN = 5  # rows that a message names
-PASSED_ON = ["id", "label", "split"]  # what a row's facts keep of the row itself
 
 Faults = Mapping[int, Sequence[tuple[str, str]]]  # of a row, by its number: each fault with its reason
 
@@ -38,6 +39,19 @@ class Answer:
     observed: Any
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Great Expectations logs below a warning is kept off the console."""
+    logger = logging.getLogger("great_expectations")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@_quiet()
 def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_most: float, store: Store) -> Validated:
     """The dataset with every row's facts, split and fate; `DataRejected` where it must not be trained on.
 
@@ -47,60 +61,28 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
     asked = suite.load(checks, modality=modality, classes=len(dataset.classes))
     if dataset.count == 0:
         raise DataRejected(f"{dataset.source} was rejected: it has no rows.")
-    table = _facts(store.path(dataset.rows), modality)
+    table = facts.gather(store.path(dataset.rows), modality)
     answers, pages = _ask(table, asked)
     faults = _faults(table, [answer for answer in answers if answer.expectation.scope == "rows"])
     rejected = Counter(found[0][0] for found in faults.values())
-    table["rejected"] = [_reasons(faults[row]) if row in faults else None for row in table["row"]]
-    quarantine, docs = _quarantine(table, faults, dataset, store), _publish(pages, table, dataset, store)
-    where = store.path(quarantine), store.path(docs)
-    _refuse(table, answers, rejected, reject_at_most, source=dataset.source, where=where)
-    with store.writing("facts") as facts:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), facts.directory / "facts.parquet")
-    sides = table.loc[table["rejected"].isna(), "split"].value_counts()
+    reasons = [_reasons(faults[row]) if row in faults else None for row in table["row"]]
+    table["rejected"] = pd.array(reasons, dtype="str")
+    problems = _problems(table, answers, rejected, reject_at_most)
+    every = (fault for found in faults.values() for fault, _ in found)
+    quarantined = quarantine.write(dataset.rows, table["rejected"], every, store)
+    docs = _publish(pages, table, rejected, problems, dataset, store)
+    if problems:
+        raise _refusal(dataset.source, problems, quarantine=store.path(quarantined), docs=store.path(docs))
+    with store.writing("facts") as draft:
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), draft.directory / "facts.parquet")
     return Validated(
         dataset=dataset,
-        facts=facts.artifact,
-        quarantine=quarantine,
+        facts=draft.artifact,
+        quarantine=quarantined,
         docs=docs,
-        accepted={side: int(sides[side]) for side in sorted(sides.index)},
+        accepted=_sides(table),
         rejected=dict(sorted(rejected.items())),
     )
-
-
-def _facts(directory: Path, modality: str) -> pd.DataFrame:
-    """One line per row: its number, id, label and split, the modality's facts, and what only the whole table tells."""
-    part = modalities.part(modality, "rows")
-    schema = pa.schema([rows.SCHEMA.field(name) for name in PASSED_ON] + list(part.FACTS))
-    lines = [
-        pa.RecordBatch.from_pylist(
-            [
-                {**row, **part.facts(payload)}
-                for row, payload in zip(batch.select(PASSED_ON).to_pylist(), batch["payload"].to_pylist(), strict=True)
-            ],
-            schema=schema,
-        )
-        for batch in rows.read(directory)
-    ]
-    table: pd.DataFrame = pa.Table.from_batches(lines, schema).to_pandas(types_mapper=_nullable)
-    held_out = table["split"] == "held_out"
-    train = table[table["split"] == "train"]
-    table["duplicate"] = table["pixel_digest"].notna() & table.duplicated(["split", "pixel_digest"])
-    table["leaks"] = held_out & table["pixel_digest"].isin(train["pixel_digest"].dropna())
-    near = table["near_hash"].isin(train["near_hash"].dropna()).astype("boolean")
-    table["near_leaks"] = near.where(held_out)  # unknown of training rows, so that a share is one of held-out rows
-    return table.assign(row=range(len(table)))
-
-
-def _nullable(kind: pa.DataType) -> Any:
-    return pd.Int64Dtype() if kind == pa.int64() else None
-
-
-def _label_weight(table: pd.DataFrame) -> "pd.Series[float]":
-    """Each row's label: its share of its side, over the share it would have if all labels were equal."""
-    sides = table.groupby("split")["label"]
-    share = table.groupby(["split", "label"])["label"].transform("size") / sides.transform("size")
-    return share * sides.transform("nunique")
 
 
 def _ask(table: pd.DataFrame, asked: Sequence[Expectation]) -> tuple[list[Answer], dict[str, Any]]:
@@ -117,7 +99,7 @@ def _ask(table: pd.DataFrame, asked: Sequence[Expectation]) -> tuple[list[Answer
         if here.empty:
             break  # every row was rejected: none is left to speak of
         if scope == "dataset":
-            here = here.assign(label_weight=_label_weight(here))
+            here = facts.compared(here).assign(label_weight=facts.label_weight(here))  # a rejected row is nobody's twin
         expectations = [expectation for expectation in asked if expectation.scope == scope]
         built = [_built(expectation, here, number) for number, expectation in enumerate(expectations)]
         suite_of_scope = context.suites.add(gx.ExpectationSuite(name=scope, expectations=built))
@@ -156,21 +138,47 @@ def _built(expectation: Expectation, table: pd.DataFrame, number: int) -> Any:
 
     known = registry.list_registered_expectation_implementations()
     if expectation.type not in known:
-        raise AtelierError(f"validate.expect: {unknown('expectation', expectation.type, known)}")
+        near = difflib.get_close_matches(expectation.type, known, n=5, cutoff=0.5)  # all of them are a page
+        raise AtelierError(f"validate.expect: {unknown('expectation', expectation.type, near or known)}")
     kind = registry.get_expectation_impl(expectation.type)
     by_row = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
     if expectation.scope == "rows" and not issubclass(kind, by_row):
         raise AtelierError(
             f"validate.expect: {expectation.type} tells of no single row which one fails; give it scope: dataset"
         )
-    columns = [expectation.arguments.get(name) for name in ("column", "column_A", "column_B")]
-    for column in filter(None, [*columns, *expectation.arguments.get("column_list", [])]):  # type: ignore[misc]
-        if column not in table.columns:
-            raise AtelierError(f"validate.expect: {unknown('fact', str(column), map(str, table.columns))}")
+    if expectation.scope == "rows" and "mostly" in expectation.arguments:
+        raise AtelierError(
+            f"validate.expect: {expectation.type} has `mostly`, but every row that fails goes to quarantine and "
+            "data.reject_at_most bounds their share; leave it out, or give it scope: dataset"
+        )
+    known_facts = [str(name) for name in table.columns]
+    for column in _columns(expectation):
+        if column not in known_facts:
+            raise AtelierError(f"validate.expect: {unknown('fact', column, known_facts)}")
     try:
-        return kind(**expectation.arguments, meta={"number": number})
-    except Exception as error:  # noqa: BLE001 - whatever its validators raise, the values are the recipe's
-        raise AtelierError(f"validate.expect: {expectation.type}: {' '.join(str(error).split())}") from None
+        return kind(**expectation.arguments, meta={"number": number, "fault": expectation.fault})
+    except ValueError as error:  # pydantic's, of the first version
+        raise AtelierError(f"validate.expect: {expectation.type}: {_mistake(error, kind)}") from None
+
+
+def _columns(expectation: Expectation) -> list[str]:
+    """The facts that an expectation names."""
+    given = expectation.arguments
+    several = given.get("column_list")
+    named = [given.get(name) for name in ("column", "column_A", "column_B")]
+    return [str(name) for name in [*named, *(several if isinstance(several, list) else [])] if name is not None]
+
+
+def _mistake(error: ValueError, kind: Any) -> str:
+    """What a validator of Great Expectations found, as one sentence for each argument."""
+    found: dict[str, str] = {}
+    for entry in getattr(error, "errors", lambda: [{"loc": (), "msg": str(error), "type": ""}])():
+        word = str(entry["loc"][0]) if entry["loc"] and entry["loc"][0] != "__root__" else ""
+        extra = entry["type"] == "value_error.extra"
+        found.setdefault(
+            word, unknown("argument", word, kind.__fields__) if extra else f"{word} {entry['msg']}".strip()
+        )
+    return ". ".join(" ".join(said.split()) for said in found.values())
 
 
 def _answer(expectation: Expectation, result: Any) -> Answer:
@@ -190,21 +198,15 @@ def _faults(table: pd.DataFrame, answers: Iterable[Answer]) -> Faults:
     """What is wrong with each failing row, in the order of the suite."""
     found: dict[int, list[tuple[str, str]]] = {}
     for answer in answers:
-        for row, facts in zip(answer.rows, table.iloc[list(answer.rows)].to_dict("records"), strict=True):
-            reason = answer.expectation.told({str(name): value for name, value in facts.items()})
+        for row, line in zip(answer.rows, table.iloc[list(answer.rows)].to_dict("records"), strict=True):
+            known = {str(name): None if pd.isna(value) else value for name, value in line.items()}
+            reason = answer.expectation.told(known)
             found.setdefault(row, []).append((answer.expectation.fault, reason))
     return found
 
 
-def _refuse(
-    table: pd.DataFrame,
-    answers: Iterable[Answer],
-    counts: Counter[str],
-    at_most: float,
-    *,
-    source: str,
-    where: tuple[Path, Path],
-) -> None:
+def _problems(table: pd.DataFrame, answers: Iterable[Answer], counts: Counter[str], at_most: float) -> list[str]:
+    """Why the dataset as a whole must not be trained on; empty where it may be."""
     rejected = table[table["rejected"].notna()]
     problems = []
     if len(rejected) > at_most * len(table) or len(rejected) == len(table):
@@ -218,13 +220,21 @@ def _refuse(
             seen = f" ({len(answer.rows)}: {_some(list(ids), len(answer.rows))})" if answer.rows else ""
             seen = f" ({answer.observed})" if answer.observed is not None else seen
             problems.append(f"{answer.expectation.fault}{seen}")
-    if problems:
-        quarantine, docs = where
-        raise DataRejected(
-            f"{source} was rejected, and nothing was trained on it: {'. '.join(problems)}. Rejected rows, with their "
-            f"reasons, are in {quarantine}; every check is on {docs / 'index.html'}. Mend the data, or change "
-            "data.reject_at_most or the recipe's checks if they ask too much."
-        )
+    return problems
+
+
+def _refusal(source: str, problems: Sequence[str], *, quarantine: Path, docs: Path) -> DataRejected:
+    return DataRejected(
+        f"{source} was rejected, and nothing was trained on it: {'. '.join(problems)}. Rejected rows, with their "
+        f"reasons, are in {quarantine}; every check is on {docs / 'index.html'}. Mend the data, or change "
+        "data.reject_at_most or the recipe's checks if they ask too much."
+    )
+
+
+def _sides(table: pd.DataFrame) -> dict[str, int]:
+    """How many rows of each side are accepted."""
+    counts = table.loc[table["rejected"].isna(), "split"].value_counts()
+    return {str(side): int(counts[side]) for side in sorted(counts.index)}
 
 
 def _some(shown: Sequence[str], count: int) -> str:
@@ -235,31 +245,23 @@ def _reasons(found: Sequence[tuple[str, str]]) -> str:
     return "; ".join(reason for _, reason in found)
 
 
-def _quarantine(table: pd.DataFrame, faults: Faults, dataset: Dataset, store: Store) -> Artifact:
-    """Every rejected row whole, with its reasons, and the faults counted (a row may have several)."""
-    counts = Counter(fault for found in faults.values() for fault, _ in found)
-    schema = rows.SCHEMA.append(pa.field("reason", pa.string(), nullable=False))
-    with store.writing("quarantine") as draft:
-        with pq.ParquetWriter(draft.directory / "quarantine.parquet", schema) as writer:
-            for batch in _picked(rows.read(store.path(dataset.rows)), table["rejected"]):
-                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
-        (draft.directory / "reasons.json").write_text(json.dumps(dict(sorted(counts.items())), indent=2) + "\n")
-    return draft.artifact
-
-
-def _picked(batches: Iterable[pa.RecordBatch], rejected: "pd.Series[str]") -> Iterator[pa.RecordBatch]:
-    start = 0
-    for batch in batches:
-        reasons = pa.array(list(rejected.iloc[start : start + len(batch)]), pa.string(), from_pandas=True)
-        here = batch.select(rows.SCHEMA.names).append_column("reason", reasons).filter(reasons.is_valid())
-        if len(here):
-            yield here
-        start += len(batch)
-
-
-def _publish(pages: Mapping[str, Any], table: pd.DataFrame, dataset: Dataset, store: Store) -> Artifact:
+def _publish(
+    pages: Mapping[str, Any],
+    table: pd.DataFrame,
+    counts: Counter[str],
+    problems: Sequence[str],
+    dataset: Dataset,
+    store: Store,
+) -> Artifact:
     rejected = table.loc[table["rejected"].notna(), ["id", "rejected"]]
     with store.writing("docs") as draft:
-        title = f"{dataset.source}, {len(table):,} rows, {len(rejected):,} rejected"
-        data_docs.write(pages, draft.directory, title=title, rejected=list(rejected.itertuples(index=False, name=None)))
+        summary = data_docs.Summary(
+            source=dataset.source,
+            version=dataset.version,
+            accepted=_sides(table),
+            rejected=[(str(name), str(why)) for name, why in rejected.itertuples(index=False, name=None)],
+            faults=dict(counts.most_common()),
+            problems=problems,
+        )
+        data_docs.write(pages, draft.directory, summary)
     return draft.artifact

@@ -76,7 +76,7 @@ def run(
     """Take each recipe through the whole line, from its data to a served sample."""
     from flows import running
 
-    console = Console(stderr=as_json)
+    console = _console(stderr=as_json)
     with _quiet_output() if as_json else nullcontext():
         results = [running.run(_recipe(path), tuple(settings or ()), console, debug=_debugging()) for path in recipes]
     if as_json:
@@ -96,7 +96,7 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
     else:
-        Console().print(listing.table(found))
+        _console().print(listing.table(found))
 
 
 @app.command()
@@ -108,7 +108,7 @@ def show(model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")], as_js
     if as_json:
         _print_json(found)
     else:
-        Console().print(listing.card(found))
+        _console().print(listing.card(found))
 
 
 @app.command()
@@ -148,7 +148,7 @@ def restore(
         _print_json(restored)
     else:
         for part in restored["parts"]:
-            Console().print(f"[green]+[/green] {part['path']}  [dim]{part['digest']}[/dim]", soft_wrap=True)
+            _console().print(f"[green]+[/green] {part['path']}  [dim]{part['digest']}[/dim]", soft_wrap=True)
 
 
 @app.command()
@@ -160,7 +160,7 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         _print_json({"schema": 1, "checks": [check.as_dict() for check in checks]})
     else:
-        Console().print(health.table(checks))
+        _console().print(health.table(checks))
     if not all(check.good for check in checks):
         raise typer.Exit(2)
 
@@ -195,6 +195,12 @@ def _enter(start: Path) -> workspace.Workspace:
     place = workspace.find(start)
     workspace.enter(place, debug=_debugging())
     return place
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """The console; a log has no width of its own, and gets one in which tables read well."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 120)
 
 
 def _recipe(path: Path) -> Path:

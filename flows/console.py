@@ -68,7 +68,9 @@ class Board:
     def _line(self, stage: Stage) -> None:
         took = "cached" if stage.skipped else f"{stage.seconds:.1f} s"
         mark = "[red]x[/red]" if stage.failed else "[dim]=[/dim]" if stage.skipped else "[green]+[/green]"
-        self.console.print(f"{mark} {stage.name:<16} [dim]{took:>8}[/dim]  {stage.note}", highlight=False)
+        self.console.print(
+            f"{mark} {stage.name:<16} [dim]{took:>8}[/dim]  {stage.note}", highlight=False, soft_wrap=True
+        )
 
     def own_seconds(self) -> float:
         """Seconds that the stages' own work took: what is left of a run is orchestration."""
@@ -82,7 +84,7 @@ class Board:
             bar.update(shown, total=1.0, completed=share, words=words)
             if not self.console.is_terminal and time.monotonic() - last >= LOUD_EVERY:
                 last = time.monotonic()
-                self.console.print(f"  {stage.name:<16} {share:>7.0%}  {words}", highlight=False)
+                self.console.print(f"  {stage.name:<16} {share:>7.0%}  {words}", highlight=False, soft_wrap=True)
 
         return advance
 

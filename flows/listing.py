@@ -47,7 +47,7 @@ def table(found: dict[str, Any]) -> RenderableType:
         return "No model is registered yet. Run a recipe: atelier run fashion"
     rows = Table()
     for title in ("model", "version", "alias", "family", "created", "data", "bundle"):
-        rows.add_column(title)
+        rows.add_column(title, no_wrap=True)
     for model in found["models"]:
         for version in model["versions"]:
             aliases = [a for a in ("champion", "challenger", "previous") if model[a] == version["version"]]

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from components import recipe as recipes
 from components.errors import AtelierError, GateFailed
 from flows import console as consoles
 from flows import summary, workspace
@@ -50,9 +49,11 @@ def run(path: Path, settings: tuple[str, ...], console: Console, *, debug: bool 
 
 
 def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
-    recipe = recipes.load(path, settings)  # refused before anything starts
     place = workspace.find(path.parent)
-    workspace.enter(place, debug=debug)
+    workspace.enter(place, debug=debug)  # before the recipe, which imports torch: threads are settled by then
+    from components import recipe as recipes
+
+    recipe = recipes.load(path, settings)  # refused before anything starts
     workspace.refuse_full(place)
     board.console.print(f"[bold]{recipe.model}[/bold]  {path}", highlight=False)
     try:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,6 +249,52 @@ def test_rejected_rows_do_not_leak(store: Store) -> None:
     assert check(given, store, at_most=0.02).rejected == {"is blank": 2}
 
 
+def test_a_rejected_training_row_makes_no_leak_of_its_twin(store: Store) -> None:
+    given = leaking()
+    given[0]["label"] = 9
+    assert check(given, store, at_most=0.01).accepted == {"held_out": 20, "train": 79}
+
+
+def test_near_leaks_are_borne_up_to_their_share_of_the_held_out_rows(store: Store) -> None:
+    def fail(near: int) -> Validated:
+        given, noise = clean(300, 400), np.random.default_rng(9)
+        for i in range(near):
+            levels = noise.integers(0, 200, (28, 28))
+            given[i]["payload"], given[-1 - i]["payload"] = png(levels), png(levels + 20)
+        return check(given, store)
+
+    assert sum(row["near_leaks"] is True for row in facts(fail(2), store)) == 2
+    with pytest.raises(DataRejected, match=r"nearly the same as training ones \(3: "):
+        fail(3)
+
+
+def test_a_reason_bears_a_fact_that_the_row_does_not_have(store: Store) -> None:
+    given = clean()
+    given[3] |= {"payload": b"no"}
+    present = {"type": "expect_column_values_to_not_be_null", "column": "width", "reason": "{width:.1f} wide"}
+    (row,) = quarantined(check(given, store, present, at_most=0.01), store)
+    assert row["reason"].endswith("; unknown wide")
+
+
+@pytest.mark.parametrize("rejected", [0, 1])
+def test_the_facts_have_the_same_columns_whatever_fails(rejected: int, store: Store) -> None:
+    given = clean()
+    for row in given[:rejected]:
+        row["payload"] = b"no"
+    schema = pq.read_schema(store.path(check(given, store, at_most=0.01).facts) / "facts.parquet")
+    assert str(schema.field("rejected").type) in ("string", "large_string")
+
+
+def test_a_run_says_nothing_on_the_console_and_leaves_logging_as_it_was(
+    store: Store, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("great_expectations")
+    with caplog.at_level(logging.INFO):
+        check(clean(), store)
+    assert not [record for record in caplog.records if record.name.startswith("great_expectations")]
+    assert capfd.readouterr() == ("", "") and logger.level == logging.NOTSET
+
+
 def test_nothing_left_is_a_rejection_like_any_other(store: Store) -> None:
     with pytest.raises(DataRejected, match="100 of 100 rows fail") as caught:
         check([{**row, "payload": b"no"} for row in clean()], store, at_most=1.0)
@@ -269,7 +316,18 @@ MISTAKES = {
         {"type": "expect_column_pair_values_to_be_equal", "column_A": "width", "column_B": "heigth"},
         "did you mean 'height'",
     ),
-    "argument": ({"type": BETWEEN, "column": "width", "minimum": 1}, "minimum"),
+    "argument": (
+        {"type": BETWEEN, "column": "width", "min_val": 1},
+        "unknown argument 'min_val'; did you mean 'min_value'",
+    ),
+    "value": ({"type": BETWEEN, "column": "width", "min_value": "wide"}, "min_value value is not a valid float"),
+    "no bound": ({"type": BETWEEN, "column": "width"}, "cannot both be None"),
+    "list of facts": ({"type": BETWEEN, "column": ["width"], "min_value": 1}, "unknown fact"),
+    "kwargs": ({"type": BETWEEN, "kwargs": 3}, "must be a mapping"),
+    "mostly": (
+        {"type": BETWEEN, "column": "width", "min_value": 1, "mostly": 0.9},
+        "reject_at_most bounds their share",
+    ),
     "scope": ({"type": BETWEEN, "column": "width", "min_value": 1, "scope": "row"}, "did you mean 'rows'"),
     "table as rows": ({"type": "expect_table_row_count_to_be_between", "min_value": 1}, "give it scope: dataset"),
     "kind of value": ({"type": BETWEEN, "column": "mode", "min_value": 1}, "cannot be asked of this dataset"),
@@ -283,6 +341,7 @@ def test_a_mistake_in_the_recipe_is_named_with_its_mend(mistake: str, store: Sto
     with pytest.raises(AtelierError, match=message) as caught:
         check(clean(), store, expect, at_most=1.0)
     assert not isinstance(caught.value, DataRejected)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_an_unknown_suite_is_named(store: Store) -> None:
@@ -311,7 +370,7 @@ def test_the_pages_need_no_network_and_show_the_failing_rows_escaped(store: Stor
     validated = check(given, store, at_most=0.1)
     pages = {path.name: path.read_text() for path in store.path(validated.docs).iterdir()}
     assert set(pages) == {"index.html", "rows.html", "dataset.html"}
-    assert "does not decode" in pages["index.html"] and "100 rows, 1 rejected" in pages["index.html"]
+    assert "does not decode" in pages["index.html"] and "&lt;script&gt;x" in pages["index.html"]
     for page in pages.values():
         assert "<script" not in page and "http" not in page
 

@@ -124,7 +124,7 @@ def test_a_fault_of_ours_is_said_to_be_one_and_the_next_recipe_runs(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("planted\nin two lines")
 
-    monkeypatch.setattr(running.recipes, "load", fail)
+    monkeypatch.setattr(running.workspace, "find", fail)
     result = running.run(Path("any.yaml"), (), Console())
     assert result.exit_code == 1
     assert "internal error: ZeroDivisionError: planted in two lines" in result.summary["error"]
@@ -140,7 +140,7 @@ def test_ctrl_c_is_seen_behind_the_error_that_prefect_makes_of_it(monkeypatch: p
         finally:
             raise ValueError("Task run is not set")
 
-    monkeypatch.setattr(running.recipes, "load", stop)
+    monkeypatch.setattr(running.workspace, "find", stop)
     with pytest.raises(KeyboardInterrupt):
         running.run(Path("any.yaml"), (), Console())
 

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
 from components.contract import Strict
+from components.errors import AtelierError
 from components.modalities.image.augment import Augment
 from components.modalities.image.batch import Images, ImageSpec
 from components.modalities.image.rows import decode, flat
@@ -46,8 +47,9 @@ def write(
     for name, payload, label, side in accepted:
         place = len(ids[side])
         pixels[side][place] = _fitted(payload, prepare)
-        labels[side][place] = -1 if label is None else label
+        labels[side][place] = _index(label, name, classes)
         ids[side].append(name)
+    assert {side: len(names) for side, names in ids.items()} == dict(counts), "every row that was counted came"
     for array in (*pixels.values(), *labels.values()):
         array.flush()
     index = {"prepare": prepare.model_dump(mode="json"), "classes": list(classes), "ids": ids}
@@ -83,6 +85,18 @@ def open_augment(directory: Path) -> Augment | None:
     """The augmentation that the recipe asked for; None where it asked for none."""
     prepare = Prepare.model_validate(json.loads((directory / "index.json").read_bytes())["prepare"])
     return Augment(prepare.augment, size=prepare.size) if prepare.augment else None
+
+
+def _index(label: int | None, name: str, classes: Sequence[str]) -> int:
+    """The label of one row as it is stored: -1 where the dataset has no labels, and only there."""
+    if not classes:
+        return -1
+    if label is None or not 0 <= label < len(classes):
+        raise AtelierError(
+            f"the row {name!r} has the label {label}, but the dataset's {len(classes)} classes are numbered from 0. "
+            "Validation rejects such rows: let the recipe's suite ask for labels."
+        )
+    return label
 
 
 def _fitted(payload: bytes, prepare: Prepare) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from components.errors import AtelierError
 from components.modalities.image.codec import to_bytes
 from components.modalities.image.shards import Prepare, Row, open_augment, open_split, write
 from components.store import digest_of
@@ -97,6 +98,13 @@ def test_unlabelled_rows_have_no_labels(tmp_path: Path) -> None:
     rows = [(name, payload, None, side) for name, payload, _, side in given([grey(0)])]
     written(tmp_path, rows, labelled=False)
     assert open_split(tmp_path, "train").batch(torch.tensor([0])).labels is None
+
+
+@pytest.mark.parametrize("label", [None, -1, 2])
+def test_labelled_data_take_no_row_without_a_label_of_theirs(label: int | None, tmp_path: Path) -> None:
+    (name, payload, _, side), *rest = given([grey(i) for i in range(3)])
+    with pytest.raises(AtelierError, match=f"the row 'row-0' has the label {label}"):
+        written(tmp_path, [(name, payload, label, side), *rest])
 
 
 def test_the_same_rows_give_the_same_digest_and_others_another(tmp_path: Path) -> None:
