@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from components import bundle as bundles
 from components import encoders, loading, modalities, sampling
 from components.contract import Batch
 from components.errors import AtelierError
@@ -18,6 +19,7 @@ def evaluate(
     bundle: Artifact, shards: Shards, encoder: Artifact, settings: Evaluate, *, modality: str, store: Store
 ) -> Scores:
     """Every metric of the modality, once per sampling seed, and the sheets of samples a person looks at."""
+    _refuse_other_shape(bundle, shards, store)
     reference = _reference(shards, encoder, modality=modality, store=store)
     endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
     rounds = [reference.measure(draw(endpoint, settings.samples, seed=seed)) for seed in settings.seeds]
@@ -34,6 +36,17 @@ def evaluate(
         floor=reference.floor(),
         pictures=pictures.artifact,
     )
+
+
+def _refuse_other_shape(bundle: Artifact, shards: Shards, store: Store) -> None:
+    model, endpoint = bundles.read(store.path(bundle))
+    if model.spec != shards.spec:
+        old = model.spec
+        changed = [f"{name} {old.get(name)} became {new}" for name, new in shards.spec.items() if old.get(name) != new]
+        raise AtelierError(
+            f"the version of {endpoint.model} that is to be scored was made for other data: {', '.join(changed)}. What "
+            "one registered model generates keeps its shape: undo the change, or give the recipe another `model` name."
+        )
 
 
 def encoder_of(shards: Shards, recipe: Recipe, *, ledger: Ledger, store: Store, archive: Archive) -> Artifact:

@@ -33,7 +33,8 @@ def package(
     """The Bento of one release of a registered version, in the Bento store `home`, with the sample it drew as proof.
 
     `trace` leads back to the data: the names `data`, `run`, `recipe`, `commit`, `verdict`. The same content has the
-    same tag and is built and tried once. Raises an `AtelierError` where the bundle is not what was registered, the
+    same tag and is built and tried once; a release that is packaged stays as it was proven, whatever the code is now,
+    since its verdict was about that code. Raises an `AtelierError` where the bundle is not what was registered, the
     build fails, or the smoke test does.
     """
     _refuse_changed(registered, bundle)
@@ -42,8 +43,9 @@ def package(
     record = _release(registered, release, trace)
     requirements = pinned(code.versions())
     content = fingerprint([record, code.digests(), requirements])
-    tag = f"{registered.model}:r{release}-{content.removeprefix('sha256:')[:12]}"
     home = home.resolve()
+    tag = _packaged(home, registered.model, release, record)
+    tag = tag or f"{registered.model}:r{release}-{content.removeprefix('sha256:')[:12]}"
     bento = home / "bentos" / tag.replace(":", "/")
 
     def proof(where: Path) -> Artifact:
@@ -91,6 +93,14 @@ def pinned(libraries: Iterable[str]) -> list[str]:
             if further.marker is None or any(further.marker.evaluate({"extra": e}) for e in ("", *need.extras)):
                 pending.append(further)
     return [pins[name] for name in sorted(pins)]
+
+
+def _packaged(home: Path, model: str, release: int, record: Mapping[str, Any]) -> str | None:
+    """The tag of the Bento that this release is packaged as, if it is."""
+    for bento in sorted((home / "bentos" / model).glob(f"r{release}-*")):
+        if json.loads((bento / "src/release.json").read_bytes()) == record:
+            return f"{model}:{bento.name}"
+    return None
 
 
 def _refuse_changed(registered: Registered, bundle: Path) -> None:

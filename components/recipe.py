@@ -95,6 +95,8 @@ class Gate(Strict):
     def _one_bound(self) -> "Gate":
         if sum(bound is not None for bound in (self.at_most, self.at_least, self.not_worse_than)) != 1:
             raise ValueError(f"the gate on {self.metric!r} needs exactly one of at_most, at_least, not_worse_than")
+        if self.tolerance and self.not_worse_than is None:
+            raise ValueError(f"the gate on {self.metric!r} has a tolerance, which only not_worse_than knows")
         return self
 
 

@@ -55,6 +55,7 @@ def register(
     created = False
     if version is None:
         with _registry(tracking_uri) as client:
+            _refuse_strangers(client, tracking_uri, verdict.model, ledger)
             found = _find(client, verdict)
             made = found or _create(client, verdict, bundle, run, tags, description, pointers)
         version = ledger.enter(made)
@@ -161,6 +162,15 @@ def _move(ledger: Ledger, version: Version, alias: Alias, verdict: str, generati
         actor="recipe",
         reason=reason,
     )
+
+
+def _refuse_strangers(client: "MlflowClient", tracking_uri: str, model: str, ledger: Ledger) -> None:
+    """Raise an `AtelierError` where the ledger knows versions and this registry holds none of the model."""
+    if ledger.versions(model) and not client.search_model_versions(f"name = '{model}'", max_results=1):
+        raise AtelierError(
+            f"the ledger {ledger.shown} knows versions of {model}, but MLflow at {_shown(tracking_uri)} holds none: "
+            "the two do not belong together. Point MLFLOW_TRACKING_URI and ATELIER_LEDGER_URL at a pair that does."
+        )
 
 
 def _find(client: "MlflowClient", verdict: Verdict) -> Version | None:

@@ -79,11 +79,18 @@ def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> 
     model, endpoint = bundle.read(directory)
     family = families.get(model.family)
     batch, codec = modalities.part(model.modality, "batch"), modalities.part(model.modality, "codec")
-    sampler = family.Model.restore(
-        family.Config.model_validate(model.config),
-        batch.SPEC.model_validate(model.spec),
-        directory / "model.safetensors",
-    ).to(device)
+    try:
+        sampler = family.Model.restore(
+            family.Config.model_validate(model.config),
+            batch.SPEC.model_validate(model.spec),
+            directory / "model.safetensors",
+        )
+    except (RuntimeError, ValidationError) as error:
+        raise AtelierError(
+            f"the weights of {endpoint.model} in {directory} do not fit the code of {model.family!r} as it is now: "
+            f"{' '.join(str(error).split())}. Give what changed a family name of its own, or undo it."
+        ) from None
+    sampler = sampler.to(device)
     return Endpoint(
         card=endpoint,
         family=model.family,

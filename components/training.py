@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,7 +18,7 @@ from components import checkpoint, families, loading, modalities
 from components.contract import Batch, Family, Loss, Phase, Spec
 from components.errors import AtelierError
 from components.recipe import Candidate, Recipe, Train
-from components.records import Shards, Trained, fingerprint
+from components.records import Shards, Trained
 from components.store import Store
 
 POINTS = 200  # readings of the losses over a run: each waits for the device
@@ -49,15 +50,25 @@ def refuse_unfit(recipe: Recipe, shards: Shards) -> None:
 
 
 def train(
-    name: str, candidate: Candidate, shards: Shards, *, modality: str, store: Store, checkpoints: Path, report: Report
+    name: str,
+    candidate: Candidate,
+    shards: Shards,
+    *,
+    job: str,
+    modality: str,
+    store: Store,
+    checkpoints: Path,
+    report: Report,
 ) -> Trained:
-    """Train one candidate on the training rows, from its last checkpoint where a run was cut off."""
+    """Train one candidate on the training rows, from its last checkpoint where a run was cut off.
+
+    `job` names what is trained, code and all: a checkpoint of another job is left alone.
+    """
     settings = candidate.train
     torch.manual_seed(loading.seed_of(settings.seed, "initial weights"))
     family = build(candidate, _spec(modality, shards))
     parameters = sum(parameter.numel() for parameter in family.parameters() if parameter.requires_grad)
-    job = fingerprint([candidate.model_dump(mode="json"), shards.shards.digest])
-    kept = checkpoints / job.removeprefix("sha256:")
+    kept = checkpoints / job
     part = modalities.part(modality, "shards")
     loop = Loop(family, settings, job=job, checkpoints=kept, report=report)
     stopped = loop.run(
@@ -108,14 +119,15 @@ class Loop:
     curves: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        several = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-        self.accelerator = Accelerator(mixed_precision=_precision(self.settings), kwargs_handlers=[several])
+        AcceleratorState._reset_state(reset_partial_state=True)  # it remembers the precision of the loop before
+        self.accelerator = Accelerator(mixed_precision=_precision(self.settings))
+        if self.accelerator.num_processes > 1:
+            raise AtelierError("training runs in one process: start it without a launcher of several")
         self.family.to(self.accelerator.device).train()
         self.optimizers = self.family.optimizers()
         if self.checkpoints is not None:
             done = checkpoint.resume(self.checkpoints, self.job, self.family, self.optimizers)
             self.step, self.seconds, self.curves = done.step, done.seconds, done.curves or {}
-        self.losses = self.accelerator.prepare_model(_Losses(self.family))
         self.phases = self.family.phases()
         self.generator = torch.Generator(self.accelerator.device)
 
@@ -158,7 +170,7 @@ class Loop:
             for parameter in _parameters(optimizer):
                 parameter.requires_grad_(True)
         with self.accelerator.autocast():
-            loss: Loss = self.losses(phase.name, batch, step=self.step, generator=self.generator)
+            loss: Loss = self.family.loss(phase.name, batch, step=self.step, generator=self.generator)
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss.total)
         if phase.clip_norm is not None:
@@ -178,17 +190,6 @@ class Loop:
             self.curves.setdefault(name, []).append((self.step, now, value))
         left = (self.settings.steps - self.step) / pace
         self.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))
-
-
-class _Losses(nn.Module):
-    """`family.loss` as a forward pass, so that data-parallel training reduces the gradients of any phase."""
-
-    def __init__(self, family: AnyFamily) -> None:
-        super().__init__()
-        self.family = family
-
-    def forward(self, phase: str, batch: Batch, *, step: int, generator: torch.Generator) -> Loss:
-        return self.family.loss(phase, batch, step=step, generator=generator)
 
 
 def _parameters(optimizer: Optimizer) -> Sequence[nn.Parameter]:

@@ -141,7 +141,13 @@ class Archive:
             path = locate(project, source)
             if path.is_file():  # DVC keeps folders here, so a single file goes in one of its own
                 path = Path(shutil.copy(path, aside)).parent
-            return self.keep(Artifact(kind="data", digest=digest_of(path)), path)
+            kept = self.keep(Artifact(kind="data", digest=digest_of(path)), path)
+        if version.endswith(".dir") and kept.dvc != version:
+            raise AtelierError(
+                f"the files of {source!r} are no longer what its .dvc pointer names ({kept.dvc} instead of {version}). "
+                "Bring them back with `dvc checkout`, or `dvc add` the change, and run the recipe again."
+            )
+        return kept
 
     def bring(self, pointer: Pointer, to: Path) -> None:
         """The folder back from the remote, whole and verified or not at all; `to` must be absent, empty or equal."""

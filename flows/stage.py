@@ -35,11 +35,11 @@ def stage(
     """
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
+        signature, source = inspect.signature(function), inspect.getsource(function)
 
         def key(context: Any, given: dict[str, Any]) -> str:
             assert asked is not None and reaches is not None
-            return caching.key(function.__name__, asked(**given), reaches(**given))
+            return caching.key(function.__name__, [source, asked(**given)], reaches(**given))
 
         task = prefect.task(
             name=function.__name__,

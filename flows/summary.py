@@ -30,7 +30,7 @@ def _metrics(verdicts: Sequence[Verdict], winner: str | None) -> Table:
     samples, seeds = verdicts[0].scores.samples, len(verdicts[0].scores.seeds)
     table = Table(
         title=f"Candidates of {verdicts[0].model}",
-        caption=f"mean of {seeds} seeds of {samples} samples",
+        caption=f"means of {seeds} seeds of {samples} samples; real: half the held-out rows against the rest",
         title_justify="left",
     )
     table.add_column("metric")

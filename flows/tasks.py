@@ -20,7 +20,7 @@ from components.records import (
     Verdict,
     fingerprint,
 )
-from flows import console, summary
+from flows import caching, console, summary
 from flows.stage import stage, store_of
 from flows.workspace import Workspace
 
@@ -105,11 +105,7 @@ def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
 @stage(
     "train {name}",
     asked=lambda name, candidate, shards, recipe, workspace: [name, candidate, shards.shards, shards.spec],
-    reaches=lambda name, candidate, shards, recipe, workspace: [
-        "components.training",
-        f"components.families.{candidate.family}",
-        *_modality(recipe, "batch", "shards", "augment"),
-    ],
+    reaches=lambda name, candidate, shards, recipe, workspace: ["components.training", *_code(candidate, recipe)],
     note=lambda trained: f"{trained.steps:,} steps, {trained.samples_per_second:,.0f} samples/s",
 )
 def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, workspace: Workspace) -> Trained:
@@ -126,11 +122,17 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
         name,
         candidate,
         shards,
+        job=caching.key("job", [candidate, shards.shards], ["components.training", *_code(candidate, recipe)]),
         modality=recipe.modality,
         store=store_of(workspace),
         checkpoints=workspace.checkpoints,
         report=report,
     )
+
+
+def _code(candidate: Candidate, recipe: Recipe) -> list[str]:
+    """The modules of a candidate's family and of its modality's training side."""
+    return [f"components.families.{candidate.family}", *_modality(recipe, "batch", "shards", "augment")]
 
 
 @stage(
@@ -219,8 +221,9 @@ def gate(trained: Trained, scores: Scores, champion: Scores | None, recipe: Reci
 def track(trained: Trained, verdict: Verdict, dataset: Dataset, recipe: Recipe, workspace: Workspace) -> str:
     from components.ledger import Ledger
 
-    ledger = Ledger(workspace.ledger_url)
-    if (known := ledger.run_of(verdict.fingerprint())) is not None:
+    ledger, shown = Ledger(workspace.ledger_url), fingerprint([workspace.tracking_uri, verdict.fingerprint()])
+    known = ledger.run_of(verdict.fingerprint())
+    if known is not None and ledger.pinned(recipe.model, "tracked", shown) is not None:
         return known
     from components import tracking
 
@@ -228,6 +231,7 @@ def track(trained: Trained, verdict: Verdict, dataset: Dataset, recipe: Recipe, 
         recipe, trained, verdict.scores, verdict, store=store_of(workspace), lineage=_lineage(dataset, recipe)
     )
     ledger.record(verdict, run=run)
+    ledger.pin(recipe.model, "tracked", shown, run)
     return run
 
 
@@ -288,7 +292,7 @@ def package(model: str, workspace: Workspace) -> Package | None:
 
 def _display(model: str, ledger: "Ledger", workspace: Workspace) -> None:
     """Show the ledger's aliases in MLflow, unless it is on record that a run did: one may have been cut off before."""
-    shown = str(ledger.generation(model))
+    shown = fingerprint([workspace.tracking_uri, ledger.generation(model)])
     if ledger.pinned(model, "displayed", shown) is None:
         from components import registration
 

@@ -1,5 +1,6 @@
 """How a refusal reads: OpenAI's error format, so that existing clients show the message."""
 
+import logging
 import uuid
 
 from fastapi import Request
@@ -54,6 +55,7 @@ def stopped(request: Request, error: Exception) -> JSONResponse:
 
 def broken(request: Request, error: Exception) -> JSONResponse:
     """The answer to a fault of ours; the log has its traceback."""
+    logging.getLogger("bentoml").error("request %s failed", request_id(request), exc_info=error)
     return _answer(request, Refusal(f"the server failed; its log tells why under {request_id(request)}", status=500))
 
 

@@ -75,6 +75,7 @@ def test_settings_are_laid_over_the_file() -> None:
         ({"gates": [{"metric": "fid", "at_most": 1}]}, "unknown metric 'fid'; did you mean 'fd'?"),
         ({"gates": [{"metric": "fd"}]}, "exactly one of at_most, at_least, not_worse_than"),
         ({"gates": [{"metric": "fd", "at_most": 1, "at_least": 0}]}, "exactly one of"),
+        ({"gates": [{"metric": "fd", "at_most": 1, "tolerance": 0.1}]}, "which only not_worse_than knows"),
         ({"rank_by": "loss"}, "unknown metric 'loss'"),
         ({"controls": {"truncatoin": {"default": 1}}}, "unknown control 'truncatoin'; did you mean 'truncation'?"),
         ({"controls": {"truncation": {"default": 9, "at_most": 1.5}}}, "must lie between"),

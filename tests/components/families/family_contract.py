@@ -38,7 +38,7 @@ class FamilyContract:
         return families.get(self.family).Controls(**values)
 
     def run(self, family: Any, steps: int, **options: Any) -> Loop:
-        rows = _Rows(self.real(32))
+        rows = Rows(self.real(32))
         loop = Loop(family, Train(steps=steps, batch_size=8, checkpoint_every=5), **options)
         loop.run(lambda start: loading.batches(rows, size=8, seed=3, start=start))
         return loop
@@ -122,7 +122,9 @@ class FamilyContract:
             families.get(self.family).Config.model_validate({"no_such_setting": 1})
 
 
-class _Rows:
+class Rows:
+    """A batch in memory as a split."""
+
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
 

@@ -1,0 +1,110 @@
+import math
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components import training
+from components.errors import AtelierError
+from components.families import vae
+from components.modalities.image.batch import ImageSpec
+from components.recipe import Candidate, Train
+from components.store import Store
+from tests.components.families.family_contract import Rows
+from tests.components.families.image_rows import blobs
+from tests.components.prepared_pictures import prepared
+
+SMALL = {"latent_dim": 4, "width": 4, "hidden": 16}
+
+
+def candidate(**train: Any) -> Candidate:
+    return Candidate(family="vae", config=SMALL, train=Train(batch_size=8, **train))
+
+
+def trained(store: Store, made: Candidate, *, job: str = "job", report: training.Report = lambda progress: None) -> Any:
+    shards = prepared(store, train=64, held_out=16)
+    places = {"store": store, "checkpoints": store.root / "checkpoints"}
+    return training.train("small", made, shards, job=job, modality="image", report=report, **places)
+
+
+def loop(**train: Any) -> training.Loop:
+    torch.manual_seed(0)
+    family = vae.Model(vae.Config(**SMALL), ImageSpec(channels=1, size=8))
+    return training.Loop(family, Train(batch_size=8, **train))
+
+
+def test_what_it_says_of_a_run(tmp_path: Path) -> None:
+    seen: list[training.Progress] = []
+    done = trained(Store(tmp_path), candidate(steps=20), report=seen.append)
+    assert (done.steps, done.stopped, done.family) == (20, "budget", "vae")
+    assert seen[-1].step == 20
+    assert seen[-1].seconds_left == 0
+    assert all(progress.samples_per_second > 0 for progress in seen)
+    assert not (tmp_path / "checkpoints" / "job").exists()
+
+
+def test_a_run_cut_off_goes_on_to_the_same_weights_and_another_job_does_not(tmp_path: Path) -> None:
+    def cut_off(progress: training.Progress) -> None:
+        if progress.step == 15:
+            raise KeyboardInterrupt
+
+    whole = trained(Store(tmp_path / "whole"), candidate(steps=20, checkpoint_every=10))
+    store, steps = Store(tmp_path / "cut"), list[int]()
+    for job, first in (("other", 1), ("job", 11)):
+        with pytest.raises(KeyboardInterrupt):
+            trained(store, candidate(steps=20, checkpoint_every=10), report=cut_off)
+        steps.clear()
+        again = trained(
+            store,
+            candidate(steps=20, checkpoint_every=10),
+            job=job,
+            report=lambda progress: steps.append(progress.step),
+        )
+        assert steps[0] == first
+        assert again.weights == whole.weights
+
+
+def test_a_time_limit_stops_a_run_and_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count(step=0.2)
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    done = trained(Store(tmp_path), candidate(steps=1000, time_limit="2s"))
+    assert done.stopped == "time_limit"
+    assert 0 < done.steps < 20
+
+
+def test_divergence_stops_the_run_and_names_the_loss() -> None:
+    broken = loop(steps=5)
+    with torch.no_grad():
+        next(broken.family.parameters()).fill_(math.nan)
+    with pytest.raises(AtelierError, match=r"training diverged: main/bound is nan at step 1 of 5"):
+        broken.run(lambda start: iter([blobs(8)] * 5))
+
+
+def test_loops_of_different_precision_run_one_after_the_other() -> None:
+    for precision in ("fp32", "bf16", "fp32"):
+        ours = loop(steps=2, precision=precision)
+        ours.run(lambda start: iter([blobs(8)] * 3))
+        assert ours.accelerator.mixed_precision == ("bf16" if precision == "bf16" else "no")
+
+
+def test_what_cannot_be_built_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    from components import recipe
+
+    shards = prepared(Store(tmp_path), train=16, held_out=8, size=10)
+    raw = {
+        "model": "toy", "modality": "image", "data": {"source": "data/d"}, "rank_by": "kd",
+        "candidates": {"good": {"family": "vae"}}, "gates": [{"metric": "fd", "at_most": 1}],
+    }  # fmt: skip
+    with pytest.raises(AtelierError, match=r"candidates.good: vae halves a picture twice.*not 10"):
+        training.refuse_unfit(recipe.parse(raw, "test"), shards)
+
+
+def test_phases_that_are_not_due_are_left_out() -> None:
+    ours = loop(steps=4)
+    from components.contract import Phase
+
+    ours.phases = (Phase("main", optimizer="main", every=2),)
+    parts = [ours.advance(Rows(blobs(8)).batch(torch.arange(8))) for _ in range(4)]
+    assert [bool(part) for part in parts] == [True, False, True, False]
