@@ -27,7 +27,7 @@ check: .venv/ready ## ruff, mypy, import contracts and the quick tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest tests -m "not slow"
+	@$(BIN)/pytest tests -m "not slow" -n 2 --dist loadfile
 
 bench: .venv/ready ## the figures of the README, measured here
 	@$(BIN)/python -m tests.benchmarks

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -62,12 +63,14 @@ def save(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, 
 
 
 def resume(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, Optimizer]) -> Progressed:
-    """Load the checkpoint of `job`, where there is one, into the family and its optimizers."""
-    path = directory / "state.json"
-    state = json.loads(path.read_bytes()) if path.is_file() else {}
+    """Load the checkpoint of `job` into the family and its optimizers; a missing or damaged one is a fresh start."""
+    try:
+        state = json.loads((directory / "state.json").read_bytes())
+        tensors = load_file(directory / state["tensors"])
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return Progressed()
     if state.get("job") != job:
         return Progressed()
-    tensors = load_file(directory / state["tensors"])
     prefix = "family/"
     family.load_state_dict(
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -13,8 +13,8 @@ class PublicControl(Strict):
     """One control: its default, and the range or the choices that a caller has."""
 
     default: Value
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float | None = Field(None, allow_inf_nan=False)
+    at_most: float | None = Field(None, allow_inf_nan=False)
     choices: tuple[Value, ...] | None = None
 
     @model_validator(mode="after")

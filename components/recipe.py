@@ -24,6 +24,7 @@ def _duration(text: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -50,14 +51,14 @@ class Data(Strict):
 
 
 class Validate(Strict):
-    suite: str | None = None  # the modality's own unless named
+    suite: str | None = Field(None, pattern="^[a-z_]+$")  # the modality's own unless named
     expect: tuple[dict[str, JsonValue], ...] = ()  # more expectations: {type: ..., kwargs...}
 
 
 class Train(Strict):
     """How long and how a candidate is trained; the recipe's are the defaults of each candidate's."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(64, ge=2)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -77,7 +78,7 @@ class Candidate(Strict):
 
 class Evaluate(Strict):
     samples: int = Field(2048, ge=16)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0, 1, 2), min_length=2)
     encoder: Literal["classifier"] = "classifier"
 
 
@@ -85,10 +86,10 @@ class Gate(Strict):
     """A bound on a metric: absolute, or against the champion within the noise of repeated sampling."""
 
     metric: str
-    at_most: float | None = None
-    at_least: float | None = None
+    at_most: float | None = Field(None, allow_inf_nan=False)
+    at_least: float | None = Field(None, allow_inf_nan=False)
     not_worse_than: Literal["champion"] | None = None
-    tolerance: float = Field(0.0, ge=0)
+    tolerance: float = Field(0.0, ge=0, allow_inf_nan=False)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
     @model_validator(mode="after")
@@ -124,7 +125,7 @@ class Recipe(Strict):
     validation: Validate = Field(default=Validate(), alias="validate")
     prepare: dict[str, JsonValue] = {}
     train: Train = Train()
-    candidates: dict[str, Candidate] = Field(min_length=1)
+    candidates: dict[Name, Candidate] = Field(min_length=1)
     evaluate: Evaluate = Evaluate()
     gates: tuple[Gate, ...] = Field(min_length=1)
     rank_by: str
@@ -134,13 +135,31 @@ class Recipe(Strict):
     schedule: Schedule | None = None
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake, not the second one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Yaml)
+
+
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """The recipe in a file, with `path=value` settings laid over it; an `AtelierError` names each mistake."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        raw = _yaml(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
         raise AtelierError(f"there is no recipe {path}. Recipes lie in flows/recipes/, one YAML file each.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise AtelierError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise AtelierError(f"the recipe {path} must be a mapping that starts with `model:`, not {type(raw).__name__}")
@@ -211,9 +230,13 @@ def _override(raw: dict[str, Any], setting: str) -> None:
     *parents, last = path.split(".")
     node: Any = raw
     try:
+        parsed = _yaml(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise AtelierError(f"--set {setting!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
         for parent in parents:
             node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+        node[int(last) if isinstance(node, list) else last] = parsed
     except (AttributeError, IndexError, TypeError, ValueError):
         raise AtelierError(f"--set {setting!r}: there is no such place in this recipe") from None
 

@@ -49,6 +49,7 @@ def register(
     `GateFailed` for a verdict that failed, and an `AtelierError` for bytes that are not the verdict's.
     """
     _refuse_unfit(verdict, bundle, tags)
+    _refuse_lost(tracking_uri, verdict.model, ledger)
     generation = ledger.generation(verdict.model) if decided_on is None else decided_on
     digest = ledger.record(verdict, run=run)
     version = next((known for known in ledger.versions(verdict.model) if known.bundle == verdict.bundle.digest), None)
@@ -162,6 +163,16 @@ def _move(ledger: Ledger, version: Version, alias: Alias, verdict: str, generati
         actor="recipe",
         reason=reason,
     )
+
+
+def _refuse_lost(tracking_uri: str, model: str, ledger: Ledger) -> None:
+    """Raise an `AtelierError` where versions were registered in a database that is gone; needs no MLflow."""
+    path = tracking_uri.removeprefix("sqlite:///")
+    if path != tracking_uri and not Path(path).exists() and ledger.versions(model):
+        raise AtelierError(
+            f"the ledger {ledger.shown} knows versions of {model}, but MLflow's database {path} is gone. Bring it back "
+            "from a backup, or set the workspace aside and run the recipe anew."
+        )
 
 
 def _refuse_strangers(client: "MlflowClient", tracking_uri: str, model: str, ledger: Ledger) -> None:

@@ -115,7 +115,7 @@ def show(model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")], as_js
 def serve(
     model: Annotated[str | None, typer.Argument(help="The model to serve; the only one where left out.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 3000,
     as_json: AsJson = False,
 ) -> None:
     """Serve the Bento of a champion until Ctrl-C: POST /v1/generate."""

@@ -136,6 +136,12 @@ def restore(place: Workspace, named: str, to: Path) -> dict[str, Any]:
     found = find(place, named)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise AtelierError(f"{to} is not empty, and nothing there is overwritten. Name a new folder with --to.")
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AtelierError(
+            f"{to} cannot be made: {error.strerror}. Name a folder you can write to with --to."
+        ) from None
     archive = versioning.Archive(place.dvc)
     for pointer in found.pointers:
         archive.bring(pointer, to / pointer.kind)

@@ -1,5 +1,6 @@
 """What a run came to, in words and tables for a person."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, secon
             "",
             f"atelier serve {model}     then: curl -s localhost:3000/v1/generate {ask}",
             f"atelier show {model}      its gates, numbers and lineage",
-            f"mlflow ui --backend-store-uri {place.tracking_uri}",
+            f"mlflow ui --backend-store-uri {shlex.quote(place.tracking_uri)}",
         ]
     )
 

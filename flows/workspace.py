@@ -84,6 +84,11 @@ def find(start: Path) -> Workspace:
     for folder in (start.resolve(), *start.resolve().parents):
         if (folder / "data.dvc").is_file():
             root = Path(os.environ.get("ATELIER_WORKSPACE") or folder / ".atelier")
+            if set("?#%") & set(str(root.resolve())):
+                raise AtelierError(
+                    f"the workspace {root.resolve()} has one of ? # % in its path, which database URLs cannot hold. "
+                    "Set ATELIER_WORKSPACE to another folder."
+                )
             return Workspace(folder, root.resolve())
     raise AtelierError(
         f"{start.resolve()} lies in no Atelier project: no folder above it holds data.dvc. "

@@ -76,6 +76,9 @@ def test_settings_are_laid_over_the_file() -> None:
         ({"gates": [{"metric": "fd"}]}, "exactly one of at_most, at_least, not_worse_than"),
         ({"gates": [{"metric": "fd", "at_most": 1, "at_least": 0}]}, "exactly one of"),
         ({"gates": [{"metric": "fd", "at_most": 1, "tolerance": 0.1}]}, "which only not_worse_than knows"),
+        ({"gates": [{"metric": "fd", "at_most": float("nan")}]}, "finite"),
+        ({"candidates": {"../x": {"family": "vae"}}}, "candidates"),
+        ({"evaluate": {"seeds": [-1, 2]}}, "seeds"),
         ({"rank_by": "loss"}, "unknown metric 'loss'"),
         ({"controls": {"truncatoin": {"default": 1}}}, "unknown control 'truncatoin'; did you mean 'truncation'?"),
         ({"controls": {"truncation": {"default": 9, "at_most": 1.5}}}, "must lie between"),
@@ -99,7 +102,12 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("a: [", "not valid YAML"), ("- a", "must be a mapping"), (b"\xff\xfe\x00", "not valid YAML")],
+    [
+        ("model: a\nmodel: b", "'model' stands twice"),
+        ("a: [", "not valid YAML"),
+        ("- a", "must be a mapping"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ],
 )
 def test_a_broken_file_is_one_paragraph(tmp_path: Path, content: Any, words: str) -> None:
     path = tmp_path / "r.yaml"
@@ -113,5 +121,9 @@ def test_a_missing_file_and_a_wrong_setting_are_named(tmp_path: Path) -> None:
         recipe.load(tmp_path / "none.yaml")
     with pytest.raises(AtelierError, match="not of the form path=value"):
         recipe.load(RECIPES[0], ["steps"])
+    with pytest.raises(AtelierError, match="there is no recipe"):
+        recipe.load(tmp_path)
+    with pytest.raises(AtelierError, match="the value is not valid YAML"):
+        recipe.load(RECIPES[0], ["model=[x"])
     with pytest.raises(AtelierError, match="unknown key 'stepz'"):
         recipe.load(RECIPES[0], ["candidates.vae.train.stepz=5"])

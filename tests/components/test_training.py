@@ -66,6 +66,22 @@ def test_a_run_cut_off_goes_on_to_the_same_weights_and_another_job_does_not(tmp_
         assert again.weights == whole.weights
 
 
+@pytest.mark.parametrize("damage", ["state.json", "step-10.safetensors"])
+def test_a_damaged_checkpoint_is_a_fresh_start(tmp_path: Path, damage: str) -> None:
+    store, steps = Store(tmp_path), list[int]()
+
+    def cut_off(progress: training.Progress) -> None:
+        if progress.step == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(store, candidate(steps=20, checkpoint_every=10), report=cut_off)
+    place = tmp_path / "checkpoints" / "job" / damage
+    place.write_bytes(place.read_bytes()[:20])
+    trained(store, candidate(steps=20, checkpoint_every=10), report=lambda progress: steps.append(progress.step))
+    assert steps[0] == 1
+
+
 def test_a_time_limit_stops_a_run_and_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = count(step=0.2)
     monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
