@@ -49,7 +49,7 @@ def run(path: Path, settings: tuple[str, ...], console: Console, *, debug: bool 
 
 
 def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
-    place = workspace.find(path.parent)
+    place = workspace.find(path.parent, Path.cwd())
     workspace.enter(place, debug=debug)  # before the recipe, which imports torch: threads are settled by then
     from components import recipe as recipes
 

@@ -16,7 +16,7 @@ from flows.workspace import Workspace
 def train(path: str, settings: tuple[str, ...] = ()) -> Outcome:
     """Run the recipe in the file `path`, with `path=value` settings laid over it."""
     recipe = recipes.load(Path(path), settings)
-    place = workspace.find(Path(path).parent)
+    place = workspace.find(Path(path).parent, Path.cwd())
     dataset = tasks.ingest(recipe, place)
     validated = tasks.validate(dataset, recipe, place)
     shards = tasks.preprocess(validated, recipe, place)

@@ -79,9 +79,12 @@ class Workspace:
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
 
-def find(start: Path) -> Workspace:
-    """The workspace of the project around `start`; `ATELIER_WORKSPACE` moves the workspace elsewhere."""
-    for folder in (start.resolve(), *start.resolve().parents):
+def find(*starts: Path) -> Workspace:
+    """The workspace of the project around the first start that lies in one, else an `AtelierError`.
+
+    `ATELIER_WORKSPACE` moves the workspace elsewhere.
+    """
+    for folder in (folder for start in starts for folder in (start.resolve(), *start.resolve().parents)):
         if (folder / "data.dvc").is_file():
             root = Path(os.environ.get("ATELIER_WORKSPACE") or folder / ".atelier")
             if set("?#%") & set(str(root.resolve())):
@@ -91,7 +94,7 @@ def find(start: Path) -> Workspace:
                 )
             return Workspace(folder, root.resolve())
     raise AtelierError(
-        f"{start.resolve()} lies in no Atelier project: no folder above it holds data.dvc. "
+        f"{starts[0].resolve()} lies in no Atelier project: no folder above it holds data.dvc. "
         "Change into the project, or name a recipe inside it."
     )
 
