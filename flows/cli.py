@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from components.errors import AtelierError
-from flows import workspace
+from flows import console, workspace
 
 app = typer.Typer(
     help="Data to gated, registered, packaged and served generative models.",
@@ -38,7 +38,8 @@ def options(
 
 def main() -> None:
     """Run the command line; a person's mistake is one paragraph and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop cleans up as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):  # a scheduler's stop cleans up as Ctrl-C does
+        signal.signal(number, _stop)
     try:
         code = app(standalone_mode=False)
         if code == STOPPED:  # typer's answer to Ctrl-C
@@ -54,6 +55,12 @@ def main() -> None:
         _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:  # noqa: BLE001 - the last door: anything else is ours, and is said so
         _complain(f"internal error: {type(error).__name__}: {error}. `atelier --debug ...` shows where.", 1)
+
+
+def _stop(number: int, frame: object) -> None:
+    """Stop here, or at the next stage where a vendor swallows the interruption."""
+    console.STOPPING.set()
+    raise KeyboardInterrupt
 
 
 def _complain(message: str, code: int) -> None:
@@ -76,9 +83,9 @@ def run(
     """Take each recipe through the whole line, from its data to a served sample."""
     from flows import running
 
-    console = _console(stderr=as_json)
+    shown = _console(stderr=as_json)
     with _quiet_output() if as_json else nullcontext():
-        results = [running.run(_recipe(path), tuple(settings or ()), console, debug=_debugging()) for path in recipes]
+        results = [running.run(_recipe(path), tuple(settings or ()), shown, debug=_debugging()) for path in recipes]
     if as_json:
         summaries = [result.summary for result in results]
         errors = [f"{summary['recipe']}: {summary['error']}" for summary in summaries if "error" in summary]

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from threading import Event
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+STOPPING = Event()  # Ctrl-C was pressed: no further stage begins
 LOUD_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
 
 
@@ -39,6 +41,8 @@ class Board:
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """Show a stage while its block runs; its line stays."""
+        if STOPPING.is_set():
+            raise KeyboardInterrupt
         stage = Stage(name)
         begun = time.monotonic()
         columns: tuple[ProgressColumn, ...] = (

@@ -168,6 +168,6 @@ def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
     running.stderr.readline()  # its first line: recipe and workspace are fine, Prefect comes next
     time.sleep(0.2)
     os.killpg(running.pid, signal.SIGINT)
-    out, seen = running.communicate(timeout=30)
+    out, seen = running.communicate(timeout=120)
     assert running.returncode == 130, seen
     assert json.loads(out)["exit_code"] == 130 and "Traceback" not in seen
