@@ -35,8 +35,8 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     train = table[table["split"] == "train"]
     near = table["near_hash"].isin(train["near_hash"].dropna()).astype("boolean")
     return table.assign(
-        duplicate=table["pixel_digest"].notna() & table.duplicated(["split", "pixel_digest"]),
-        leaks=held_out & table["pixel_digest"].isin(train["pixel_digest"].dropna()),
+        duplicate=table["content_digest"].notna() & table.duplicated(["split", "content_digest"]),
+        leaks=held_out & table["content_digest"].isin(train["content_digest"].dropna()),
         near_leaks=near.where(held_out),  # unknown of training rows, so that a share is one of held-out rows
     )
 

@@ -47,7 +47,7 @@ class _Source:
     kind: Kind
     payload: str
     held_out: HeldOut
-    named: Sequence[str]  # those of id and label that are there
+    named: Sequence[str]  # those of id, label and text that are there
     classes: tuple[str, ...] = ()
     listed: bool = False  # whether the card lists the classes: whole numbers are indices into it then
 
@@ -133,7 +133,7 @@ def _open(path: Path, data: Data, modality: str, card: Mapping[str, Any]) -> _So
         raise AtelierError(
             f"data.held_out.column of {data.source!r}: {unknown('column', data.held_out.column, columns)}"
         )
-    named = [name for name in ("id", "label") if name in columns]
+    named = [name for name in ("id", "label", "text") if name in columns and name != payload]
     source = _Source(data.source, files, kind, payload, data.held_out, named)
     return source if "label" not in named else _with_classes(source, card)
 
@@ -180,6 +180,9 @@ def _canonical(source: _Source) -> Iterator[pa.RecordBatch]:
                 _ids(source, batch, digests, repeats),
                 payloads,
                 _labels(source, batch) if "label" in source.named else pa.nulls(len(batch), pa.int64()),
+                _cast(source, batch["text"], "text", pa.string())
+                if "text" in source.named
+                else pa.nulls(len(batch), pa.string()),
                 _by_column(source, batch) if by_column else _by_digest(source.held_out, digests),
             ],
             schema=rows.SCHEMA,

@@ -9,7 +9,7 @@ from components import modalities, rows
 from components.records import Shards, Validated
 from components.store import Store
 
-COLUMNS = ["id", "payload", "label", "split"]
+COLUMNS = ["id", "payload", "label", "text"]
 
 
 def prepare(validated: Validated, options: dict[str, Any], *, modality: str, store: Store) -> Shards:
@@ -26,8 +26,8 @@ def prepare(validated: Validated, options: dict[str, Any], *, modality: str, sto
     return Shards(validated=validated, shards=draft.artifact, spec=spec.model_dump(mode="json"))
 
 
-def _accepted(validated: Validated, store: Store) -> Iterator[tuple[str, bytes, int | None, str]]:
-    """Id, payload, label and split of the rows that were not rejected, as a stream."""
+def _accepted(validated: Validated, store: Store) -> Iterator[rows.Row]:
+    """The rows that were not rejected, as a stream, each on the side that its facts name."""
     facts = pq.read_table(store.path(validated.facts) / "facts.parquet", columns=["split", "rejected"])
     number = 0
     for batch in rows.read(store.path(validated.dataset.rows)):
@@ -35,5 +35,5 @@ def _accepted(validated: Validated, store: Store) -> Iterator[tuple[str, bytes, 
         fates = zip(here["split"].to_pylist(), here["rejected"].to_pylist(), strict=True)
         for row, (split, rejected) in zip(batch.select(COLUMNS).to_pylist(), fates, strict=True):
             if rejected is None:
-                yield row["id"], row["payload"], row["label"], split
+                yield rows.Row(**row, split=split)
         number += len(batch)

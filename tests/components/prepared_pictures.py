@@ -7,6 +7,7 @@ from PIL import Image
 
 from components import modalities
 from components.records import Artifact, Dataset, Shards, Validated
+from components.rows import Row
 from components.store import Store
 
 CLASSES = ("light", "dark")
@@ -19,7 +20,7 @@ def prepared(store: Store, *, train: int = 256, held_out: int = 64, size: int = 
     counts = {"train": train, "held_out": held_out}
     part = modalities.part("image", "shards")
     rows = [
-        (f"{side}{i}", _png(noise.integers(0, 120, (size, size)) + 130 * (i % 2)), 1 - i % 2, side)
+        Row(f"{side}{i}", _png(noise.integers(0, 120, (size, size)) + 130 * (i % 2)), 1 - i % 2, None, side)
         for side, count in counts.items()
         for i in range(count)
     ]

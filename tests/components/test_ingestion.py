@@ -60,6 +60,7 @@ class TestRows:
             "id": given["id"],
             "payload": given["image"],
             "label": given["label"],
+            "text": [None] * 8,
             "split": given["split"],
         }
         assert (dataset.count, dataset.classes, dataset.licence) == (8, ("shirt", "boot"), "MIT")

@@ -15,7 +15,7 @@ MEGAPIXELS_AT_MOST = 64  # Pillow itself only warns until 179
 FACTS = pa.schema(
     [
         pa.field("digest", pa.string(), nullable=False),  # sha256 of the payload
-        pa.field("pixel_digest", pa.string()),  # sha256 of mode, size and pixels: the same picture in any file format
+        pa.field("content_digest", pa.string()),  # sha256 of mode, size and pixels: the same picture in any file format
         pa.field("decodes", pa.bool_(), nullable=False),
         pa.field("width", pa.int64()),
         pa.field("height", pa.int64()),
@@ -44,7 +44,7 @@ def _of_picture(picture: Image.Image) -> dict[str, Any]:
     grey = flat(picture, channels=1)
     levels = np.asarray(grey, np.float64)
     return {
-        "pixel_digest": hashlib.sha256(shape + seen.tobytes()).hexdigest(),
+        "content_digest": hashlib.sha256(shape + seen.tobytes()).hexdigest(),
         "decodes": True,
         "width": picture.width,
         "height": picture.height,

@@ -17,8 +17,7 @@ from components.errors import AtelierError
 from components.modalities.image.augment import Augment
 from components.modalities.image.batch import Images, ImageSpec
 from components.modalities.image.rows import decode, flat
-
-Row = tuple[str, bytes, int | None, str]  # id, payload, label, split
+from components.rows import Row
 
 
 class Prepare(Strict):
@@ -44,11 +43,11 @@ def write(
     pixels = {side: _array(directory / f"{side}.pixels.npy", np.uint8, (n, *shape)) for side, n in counts.items()}
     labels = {side: _array(directory / f"{side}.labels.npy", np.int64, (n,)) for side, n in counts.items()}
     ids: dict[str, list[str]] = {side: [] for side in counts}
-    for name, payload, label, side in accepted:
-        place = len(ids[side])
-        pixels[side][place] = _fitted(payload, prepare)
-        labels[side][place] = _index(label, name, classes)
-        ids[side].append(name)
+    for row in accepted:
+        place = len(ids[row.split])
+        pixels[row.split][place] = _fitted(row.payload, prepare)
+        labels[row.split][place] = _index(row.label, row.id, classes)
+        ids[row.split].append(row.id)
     assert {side: len(names) for side, names in ids.items()} == dict(counts), "every row that was counted came"
     for array in (*pixels.values(), *labels.values()):
         array.flush()

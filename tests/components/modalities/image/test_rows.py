@@ -49,7 +49,7 @@ def test_the_same_pixels_have_one_digest_in_any_lossless_file(kind: str) -> None
         assert facts(first)["near_hash"] == facts(second)["near_hash"]
         return
     options = {"lossless": True} if kind == "WEBP" else {}
-    assert facts(saved(picture, kind, **options))["pixel_digest"] == facts(saved(picture))["pixel_digest"]
+    assert facts(saved(picture, kind, **options))["content_digest"] == facts(saved(picture))["content_digest"]
 
 
 def test_another_palette_is_another_picture() -> None:
@@ -57,7 +57,7 @@ def test_another_palette_is_another_picture() -> None:
     digests = set()
     for palette in ([0, 0, 0, 255, 255, 255], [255, 0, 0, 0, 0, 255]):
         index.putpalette(palette)
-        digests.add(facts(saved(index))["pixel_digest"])
+        digests.add(facts(saved(index))["content_digest"])
     assert len(digests) == 2
 
 
@@ -66,7 +66,7 @@ def test_a_truncated_file_does_not_decode(kind: str) -> None:
     payload = saved(Image.fromarray(NOISE).convert("RGB"), kind)
     assert facts(payload)["decodes"]
     cut = facts(payload[: len(payload) // 2])
-    assert not cut["decodes"] and cut["error"] and cut["pixel_digest"] is None
+    assert not cut["decodes"] and cut["error"] and cut["content_digest"] is None
 
 
 @pytest.mark.parametrize(("width", "height"), [(9000, 9000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])

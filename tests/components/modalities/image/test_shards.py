@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from components.errors import AtelierError
 from components.modalities.image.codec import to_bytes
-from components.modalities.image.shards import Prepare, Row, open_augment, open_split, write
+from components.modalities.image.shards import Prepare, open_augment, open_split, write
+from components.rows import Row
 from components.store import digest_of
 
 CLASSES = ("a", "b")
@@ -30,12 +31,13 @@ def grey(seed: int, shape: tuple[int, ...] = (8, 8)) -> np.ndarray:
 def given(pictures: list[np.ndarray]) -> list[Row]:
     """Every third row is held out."""
     return [
-        (f"row-{i}", png(picture), i % 2, "held_out" if i % 3 == 2 else "train") for i, picture in enumerate(pictures)
+        Row(f"row-{i}", png(picture), i % 2, None, "held_out" if i % 3 == 2 else "train")
+        for i, picture in enumerate(pictures)
     ]
 
 
 def written(directory: Path, rows: list[Row], *, size: int = 8, channels: int = 1, labelled: bool = True) -> Path:
-    counts = {side: sum(row[3] == side for row in rows) for side in ("train", "held_out")}
+    counts = {side: sum(row.split == side for row in rows) for side in ("train", "held_out")}
     directory.mkdir(exist_ok=True)
     prepare = Prepare(size=size, channels=channels)
     write(
@@ -95,16 +97,16 @@ def test_sixteen_bits_and_transparency(tmp_path: Path) -> None:
 
 
 def test_unlabelled_rows_have_no_labels(tmp_path: Path) -> None:
-    rows = [(name, payload, None, side) for name, payload, _, side in given([grey(0)])]
+    rows = [row._replace(label=None) for row in given([grey(0)])]
     written(tmp_path, rows, labelled=False)
     assert open_split(tmp_path, "train").batch(torch.tensor([0])).labels is None
 
 
 @pytest.mark.parametrize("label", [None, -1, 2])
 def test_labelled_data_take_no_row_without_a_label_of_theirs(label: int | None, tmp_path: Path) -> None:
-    (name, payload, _, side), *rest = given([grey(i) for i in range(3)])
+    first, *rest = given([grey(i) for i in range(3)])
     with pytest.raises(AtelierError, match=f"the row 'row-0' has the label {label}"):
-        written(tmp_path, [(name, payload, label, side), *rest])
+        written(tmp_path, [first._replace(label=label), *rest])
 
 
 def test_the_same_rows_give_the_same_digest_and_others_another(tmp_path: Path) -> None:
