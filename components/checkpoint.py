@@ -3,10 +3,12 @@
 Randomness is no part of it: every step draws from a seed that is a function of the recipe's seed and the step.
 """
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,15 @@ class Progressed:
     step: int = 0
     seconds: float = 0.0
     curves: dict[str, list[tuple[int, float, float]]] | None = None
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """One process at a time for a checkpoint: the one before may still be writing its last."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(f"{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def save(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, Optimizer], done: Progressed) -> None:

@@ -70,6 +70,9 @@ class Trained(Record):
     seconds: float
     samples_per_second: float
     parameters: int
+    peak_memory: int = 0  # bytes of the training process; 0 where nobody watched it
+    peak_gpu_memory: int = 0
+    resumed: int = 0  # deaths of the training process that were answered by going on
     stopped: Literal["budget", "time_limit"]
 
 

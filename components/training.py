@@ -39,6 +39,10 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+class Stopped(Exception):
+    """Training was told to stop; its checkpoint holds all that was done."""
+
+
 def refuse_unfit(recipe: Recipe, shards: Shards) -> None:
     """Raise an `AtelierError` where a candidate cannot be built for the prepared data, before any is trained."""
     for name, candidate in recipe.candidates.items():
@@ -59,18 +63,44 @@ def train(
     store: Store,
     checkpoints: Path,
     report: Report,
+    alive: Callable[[int], None] = lambda step: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train one candidate on the training rows, from its last checkpoint where a run was cut off.
 
-    `job` names what is trained, code and all: a checkpoint of another job is left alone.
+    `job` names what is trained, code and all: a checkpoint of another job is left alone, and of two processes with
+    the same job the second waits. `alive` hears of every step; where `stop` says so, the loop saves a checkpoint and
+    raises `Stopped`. The checkpoint stays: whoever keeps the record clears it.
     """
+    with checkpoint.held(checkpoints / job):
+        return _train(name, candidate, shards, job, modality, store, checkpoints / job, Signs(report, alive, stop))
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a loop tells while it runs, and what it asks."""
+
+    report: Report = lambda progress: None
+    alive: Callable[[int], None] = lambda step: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def _train(
+    name: str,
+    candidate: Candidate,
+    shards: Shards,
+    job: str,
+    modality: str,
+    store: Store,
+    kept: Path,
+    signs: Signs,
+) -> Trained:
     settings = candidate.train
     torch.manual_seed(loading.seed_of(settings.seed, "initial weights"))
     family = build(candidate, _spec(modality, shards))
     parameters = sum(parameter.numel() for parameter in family.parameters() if parameter.requires_grad)
-    kept = checkpoints / job
     part = modalities.part(modality, "shards")
-    loop = Loop(family, settings, job=job, checkpoints=kept, report=report)
+    loop = Loop(family, settings, job=job, checkpoints=kept, signs=signs)
     stopped = loop.run(
         lambda start: loading.batches(
             part.open_split(store.path(shards.shards), "train"),
@@ -84,7 +114,6 @@ def train(
         family.eval().cpu().save(weights.directory)
     with store.writing("curves") as curves:
         (curves.directory / "curves.json").write_text(json.dumps(loop.curves))
-    checkpoint.clear(kept)
     return Trained(
         candidate=name,
         family=candidate.family,
@@ -113,7 +142,7 @@ class Loop:
     settings: Train
     job: str = ""
     checkpoints: Path | None = None
-    report: Report = lambda progress: None
+    signs: Signs = Signs()
     step: int = 0
     seconds: float = 0.0
     curves: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)
@@ -144,9 +173,12 @@ class Loop:
             if self.step % every == 0 or self.step == settings.steps:
                 pace = (self.step - first) / (time.monotonic() - started)
                 self._read(parts, pace)
-            if self.checkpoints is not None and self.step % settings.checkpoint_every == 0:
-                done = checkpoint.Progressed(self.step, self.seconds, self.curves)
-                checkpoint.save(self.checkpoints, self.job, self.family, self.optimizers, done)
+            self.signs.alive(self.step)
+            stopping = self.signs.stop()
+            if stopping or self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
+                self._keep()
+            if stopping:
+                raise Stopped
         return self.step >= settings.steps
 
     def advance(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -181,6 +213,11 @@ class Loop:
         optimizer.step()
         return loss
 
+    def _keep(self) -> None:
+        if self.checkpoints is not None:
+            done = checkpoint.Progressed(self.step, self.seconds, self.curves)
+            checkpoint.save(self.checkpoints, self.job, self.family, self.optimizers, done)
+
     def _read(self, parts: Mapping[str, torch.Tensor], pace: float) -> None:
         losses = {name: float(value) for name, value in parts.items()}
         now = time.time()
@@ -192,7 +229,7 @@ class Loop:
                 )
             self.curves.setdefault(name, []).append((self.step, now, value))
         left = (self.settings.steps - self.step) / pace
-        self.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))
+        self.signs.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))
 
 
 def _parameters(optimizer: Optimizer) -> Sequence[nn.Parameter]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 STOPPING = Event()  # Ctrl-C was pressed: no further stage begins
@@ -75,6 +76,10 @@ class Board:
         self.console.print(
             f"{mark} {stage.name:<16} [dim]{took:>8}[/dim]  {stage.note}", highlight=False, soft_wrap=True
         )
+
+    def say(self, words: str) -> None:
+        """A sentence between the lines of the stages."""
+        self.console.print(f"[yellow]![/yellow] {escape(words)}", highlight=False, soft_wrap=True)
 
     def own_seconds(self) -> float:
         """Seconds that the stages' own work took: what is left of a run is orchestration."""

@@ -24,6 +24,7 @@ def stage(
     asked: Callable[..., Any] | None = None,
     reaches: Callable[..., Sequence[str]] | None = None,
     renew: Callable[..., Any] = lambda result, **arguments: result,
+    settle: Callable[..., None] = lambda result, **arguments: None,
     note: Callable[[Any], str] = lambda result: "",
     retries: int = 0,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -31,7 +32,8 @@ def stage(
 
     `label` may name its arguments, as in "train {name}". With `asked` and `reaches`, functions of the same arguments,
     the task is skipped where its key is known and all its bytes are still there; without them it always runs. `renew`
-    puts the run's own inputs into a kept result that repeats those of the run that made it.
+    puts the run's own inputs into a kept result that repeats those of the run that made it; `settle` is called once the
+    result is on record, and may be called again.
     """
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
@@ -59,6 +61,7 @@ def stage(
                 if shown.skipped and not caching.whole(result, store_of(arguments["workspace"])):
                     result = task.with_options(refresh_cache=True)(**arguments)
                 result = renew(result, **arguments)
+                settle(result, **arguments)
                 shown.note = note(result)
             return cast(R, result)
 

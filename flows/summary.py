@@ -1,7 +1,7 @@
 """What a run came to, in words and tables for a person."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,23 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from components.records import Check, Outcome, Verdict
+from components.records import Check, Outcome, Trained, Verdict
 from components.store import Store, write_atomically
 from flows.console import Board
 from flows.workspace import Workspace
+
+
+def reading_line(reading: Mapping[str, Any]) -> str:
+    """How far a training is, how fast, and its first losses."""
+    losses = "  ".join(f"{title} {value:.3g}" for title, value in list(reading["losses"].items())[:2])
+    pace = f"{reading['samples_per_second']:,.0f} samples/s, {reading['seconds_left']:.0f} s left"
+    return f"{reading['step']}/{reading['steps']}  {pace}  {losses}"
+
+
+def training_line(trained: Trained) -> str:
+    """What a training came to, in a line."""
+    died = f", resumed {trained.resumed} times" if trained.resumed else ""
+    return f"{trained.steps:,} steps, {trained.samples_per_second:,.0f} samples/s{died}"
 
 
 def verdict_line(verdict: Verdict) -> str:

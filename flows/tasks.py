@@ -6,6 +6,7 @@ Stages are imported when they run: a skipped one costs no import of torch or Gre
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from components import checkpoint
 from components.recipe import Candidate, Recipe
 from components.records import (
     Artifact,
@@ -106,28 +107,31 @@ def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
     "train {name}",
     asked=lambda name, candidate, shards, recipe, workspace: [name, candidate, shards.shards, shards.spec],
     reaches=lambda name, candidate, shards, recipe, workspace: ["components.training", *_code(candidate, recipe)],
-    note=lambda trained: f"{trained.steps:,} steps, {trained.samples_per_second:,.0f} samples/s",
+    settle=lambda trained, candidate, shards, recipe, workspace, **_: checkpoint.clear(
+        workspace.checkpoints / _job(candidate, shards, recipe)
+    ),
+    note=summary.training_line,
 )
 def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, workspace: Workspace) -> Trained:
-    from components import training
+    from components import supervision
 
     shown = console.current()
-
-    def report(progress: training.Progress) -> None:
-        losses = "  ".join(f"{title} {value:.3g}" for title, value in list(progress.losses.items())[:2])
-        pace = f"{progress.samples_per_second:,.0f} samples/s, {progress.seconds_left:.0f} s left"
-        shown.advance(progress.step / progress.steps, f"{progress.step}/{progress.steps}  {pace}  {losses}")
-
-    return training.train(
+    return supervision.train(
         name,
         candidate,
         shards,
-        job=caching.key("job", [candidate, shards.shards], ["components.training", *_code(candidate, recipe)]),
+        job=_job(candidate, shards, recipe),
         modality=recipe.modality,
         store=store_of(workspace),
         checkpoints=workspace.checkpoints,
-        report=report,
+        report=lambda reading: shown.advance(reading["step"] / reading["steps"], summary.reading_line(reading)),
+        told=console.board().say,
     )
+
+
+def _job(candidate: Candidate, shards: Shards, recipe: Recipe) -> str:
+    """What a checkpoint belongs to: what is trained on what, code and all."""
+    return caching.key("job", [candidate, shards.shards], ["components.training", *_code(candidate, recipe)])
 
 
 def _code(candidate: Candidate, recipe: Recipe) -> list[str]:

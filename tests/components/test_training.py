@@ -23,10 +23,11 @@ def candidate(**train: Any) -> Candidate:
     return Candidate(family="vae", config=SMALL, train=Train(batch_size=8, **train))
 
 
-def trained(store: Store, made: Candidate, *, job: str = "job", report: training.Report = lambda progress: None) -> Any:
+def trained(store: Store, made: Candidate, *, job: str = "job", **signs: Any) -> Any:
     shards = prepared(store, train=64, held_out=16)
     places = {"store": store, "checkpoints": store.root / "checkpoints"}
-    return training.train("small", made, shards, job=job, modality="image", report=report, **places)
+    signs = {"report": lambda progress: None, **signs}
+    return training.train("small", made, shards, job=job, modality="image", **signs, **places)
 
 
 def loop(**train: Any) -> training.Loop:
@@ -42,7 +43,6 @@ def test_what_it_says_of_a_run(tmp_path: Path) -> None:
     assert seen[-1].step == 20
     assert seen[-1].seconds_left == 0
     assert all(progress.samples_per_second > 0 for progress in seen)
-    assert not (tmp_path / "checkpoints" / "job").exists()
 
 
 def test_a_run_cut_off_goes_on_to_the_same_weights_and_another_job_does_not(tmp_path: Path) -> None:
@@ -64,6 +64,22 @@ def test_a_run_cut_off_goes_on_to_the_same_weights_and_another_job_does_not(tmp_
         )
         assert steps[0] == first
         assert again.weights == whole.weights
+
+
+def test_one_told_to_stop_saves_what_it_has_done_and_goes_on_from_there(tmp_path: Path) -> None:
+    store, steps = Store(tmp_path), list[int]()
+    whole = trained(Store(tmp_path / "whole"), candidate(steps=20, checkpoint_every=100))
+    with pytest.raises(training.Stopped):
+        trained(store, candidate(steps=20, checkpoint_every=100), alive=steps.append, stop=lambda: steps[-1] == 7)
+    again = trained(store, candidate(steps=20, checkpoint_every=100), alive=steps.append)
+    assert steps == list(range(1, 21)) and again.weights == whole.weights
+
+
+def test_a_run_that_ended_is_not_trained_again_while_its_checkpoint_is_there(tmp_path: Path) -> None:
+    store, steps = Store(tmp_path), list[int]()
+    first = trained(store, candidate(steps=10))
+    assert trained(store, candidate(steps=10), alive=steps.append).weights == first.weights
+    assert steps == []
 
 
 @pytest.mark.parametrize("damage", ["state.json", "step-10.safetensors"])
