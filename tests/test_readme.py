@@ -12,12 +12,12 @@ def test_every_file_has_its_line() -> None:
     named = set(re.findall(r"[\w-]+\.(?:py|yaml|json)", layout))
     code = {
         p
-        for folder in ("flows", "components", "serving")
+        for folder in ("flows", "components", "serving", "infra")
         for p in Path(folder).rglob("*")
         if p.suffix in (".py", ".yaml", ".json")
     }
     there = {path.name for path in code if path.name != "__init__.py"}
-    assert named - {"starter_data.py"} == there
+    assert named == there
 
 
 def test_every_command_is_described() -> None:
