@@ -38,7 +38,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What was checked and what came of it. `rejected` names each rejected row with its reasons."""
+    """What was checked and what came of it. `rejected` names the first `SHOWN` rejected rows with their reasons."""
 
     source: str
     version: str
@@ -59,7 +59,7 @@ def write(results: Mapping[str, Any], directory: Path, summary: Summary) -> None
 def _head(summary: Summary) -> list[str]:
     """What was checked, how it went, and the faults counted."""
     sides = ", ".join(f"{count:,} {side.replace('_', ' ')}" for side, count in sorted(summary.accepted.items()))
-    kept, lost = sum(summary.accepted.values()), len(summary.rejected)
+    kept, lost = sum(summary.accepted.values()), sum(summary.faults.values())
     verdict = (
         '<b class="bad">rejected</b>: nothing was trained on it' if summary.problems else '<b class="good">accepted</b>'
     )
@@ -89,9 +89,8 @@ def _part(name: str, result: Any) -> str:
 def _rejected(summary: Summary) -> list[str]:
     if not summary.rejected:
         return []
-    shown = summary.rejected[:SHOWN]
-    lines = "".join(f"<tr><td><code class=long>{escape(row)}</code><td>{escape(why)}" for row, why in shown)
-    left = len(summary.rejected) - len(shown)
+    lines = "".join(f"<tr><td><code class=long>{escape(row)}</code><td>{escape(why)}" for row, why in summary.rejected)
+    left = sum(summary.faults.values()) - len(summary.rejected)
     more = f"<p>and {left:,} more, all in quarantine</p>" if left > 0 else ""
     return [f"<h2>Rejected rows</h2><table><tr><th>id<th>why</tr>{lines}</table>{more}"]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import modalities, rows
@@ -10,14 +11,19 @@ from components.records import Shards, Validated
 from components.store import Store
 
 COLUMNS = ["id", "payload", "label", "text"]
+KEPT = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("split", pa.string(), nullable=False)])
+KEPT_AT_ONCE = 16 * 1024  # rows of `rows.parquet` that are written together
 
 
 def prepare(validated: Validated, options: dict[str, Any], *, modality: str, store: Store) -> Shards:
-    """Memory-mapped shards of what passed validation; the same rows and options give the same digest."""
+    """Shards of what passed validation; the same rows and options give the same digest.
+
+    `rows.parquet` names the rows that went in, in order: the n-th of a side is the n-th row of that side's arrays.
+    """
     part = modalities.part(modality, "shards")
-    with store.writing("shards") as draft:
+    with store.writing("shards") as draft, pq.ParquetWriter(draft.directory / "rows.parquet", KEPT) as writer:
         spec = part.write(
-            _accepted(validated, store),
+            _accepted(validated, store, writer),
             draft.directory,
             prepare=part.Prepare.model_validate(options),
             classes=validated.dataset.classes,
@@ -26,14 +32,21 @@ def prepare(validated: Validated, options: dict[str, Any], *, modality: str, sto
     return Shards(validated=validated, shards=draft.artifact, spec=spec.model_dump(mode="json"))
 
 
-def _accepted(validated: Validated, store: Store) -> Iterator[rows.Row]:
-    """The rows that were not rejected, as a stream, each on the side that its facts name."""
+def _accepted(validated: Validated, store: Store, writer: pq.ParquetWriter) -> Iterator[rows.Row]:
+    """The rows that were not rejected, as a stream, each on the side that its facts name and told to the writer."""
     facts = pq.read_table(store.path(validated.facts) / "facts.parquet", columns=["split", "rejected"])
-    number = 0
+    number, kept = 0, []
     for batch in rows.read(store.path(validated.dataset.rows)):
         here = facts.slice(number, len(batch))
-        fates = zip(here["split"].to_pylist(), here["rejected"].to_pylist(), strict=True)
-        for row, (split, rejected) in zip(batch.select(COLUMNS).to_pylist(), fates, strict=True):
-            if rejected is None:
-                yield rows.Row(**row, split=split)
         number += len(batch)
+        accepted = here["rejected"].combine_chunks().is_null()
+        sides = here["split"].combine_chunks().filter(accepted)
+        batch = batch.select(COLUMNS).filter(accepted)
+        kept.append(pa.Table.from_arrays([batch["id"], sides], schema=KEPT))
+        if sum(map(len, kept)) >= KEPT_AT_ONCE:
+            writer.write_table(pa.concat_tables(kept))
+            kept = []
+        for row, side in zip(batch.to_pylist(), sides.to_pylist(), strict=True):
+            yield rows.Row(**row, split=side)
+    if kept:
+        writer.write_table(pa.concat_tables(kept))

@@ -1,42 +1,40 @@
-"""Validate: row facts once into a table, Great Expectations over that table, failing rows into quarantine.
+"""Validate: row facts once into a file, Great Expectations over them chunk by chunk, failing rows into quarantine."""
 
-The only door to great_expectations, which takes seconds to import and is imported when it is used.
-"""
-
-import difflib
+import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import data_docs, facts, quarantine, suite
-from components.errors import AtelierError, DataRejected
+from components.errors import DataRejected
+from components.expectations import ACROSS_ROWS, Answer, Questions
+from components.facts import Facts
 from components.recipe import Validate
 from components.records import Artifact, Dataset, Validated
-from components.spelling import unknown
 from components.store import Store
 from components.suite import Expectation
 
 SHOWN = 5  # rows that a message names
+NOTHING_BESIDE = pa.table({})
 
-Faults = Mapping[int, Sequence[tuple[str, str]]]  # of a row, by its number: each fault with its reason
 
+@dataclass
+class Fates:
+    """What became of the rows, counted; of the rejected ones the first, with their reasons."""
 
-@dataclass(frozen=True)
-class Answer:
-    """What Great Expectations said of one expectation."""
-
-    expectation: Expectation
-    holds: bool
-    rows: tuple[int, ...]  # the numbers of the failing rows, where it asks of rows
-    observed: Any
+    accepted: Counter[str] = field(default_factory=Counter)  # rows by side
+    rejected: Counter[str] = field(default_factory=Counter)  # rows by their first fault
+    faults: Counter[str] = field(default_factory=Counter)  # every fault of every row
+    first: list[tuple[str, str]] = field(default_factory=list)  # id and reasons
 
 
 @contextmanager
@@ -57,170 +55,159 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
 
     Rows that fail go to quarantine, all of them, each with its reasons. More of them than the share `reject_at_most`,
     or a failure of the rows that are left as a whole, stops the run: the message names rows, reasons and where to look.
+    Memory is bounded by a chunk of rows, and by what the checks of the dataset as a whole name of each row.
     """
     asked = suite.load(checks, modality=modality, classes=len(dataset.classes))
     if dataset.count == 0:
         raise DataRejected(f"{dataset.source} was rejected: it has no rows.")
-    table = facts.gather(store.path(dataset.rows), modality)
-    answers, pages = _ask(table, asked)
-    faults = _faults(table, [answer for answer in answers if answer.expectation.scope == "rows"])
-    rejected = Counter(found[0][0] for found in faults.values())
-    reasons = [_reasons(faults[row]) if row in faults else None for row in table["row"]]
-    table["rejected"] = pd.array(reasons, dtype="str")
-    problems = _problems(table, answers, rejected, reject_at_most)
-    every = (fault for found in faults.values() for fault, _ in found)
-    quarantined = quarantine.write(dataset.rows, table["rejected"], every, store)
-    docs = _publish(pages, table, rejected, problems, dataset, store)
-    if problems:
-        raise _refusal(dataset.source, problems, quarantine=store.path(quarantined), docs=store.path(docs))
     with store.writing("facts") as draft:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), draft.directory / "facts.parquet")
+        table = facts.gather(store.path(dataset.rows), modality, draft.directory / "alone.parquet")
+        of_rows, beside = _ask_of_rows(table, asked)
+        failing = of_rows.answers()
+        alive = _alive(len(table), failing)
+        of_all = _ask_of_all(table, alive, asked)
+        fates = _settle(table, failing, beside, draft.directory / "facts.parquet")
+        problems = _problems(table, fates, of_all.answers() if of_all else (), reject_at_most)
+        quarantined = quarantine.write(dataset.rows, draft.directory / "facts.parquet", fates.faults, store)
+        pages = {"rows": of_rows.page()} | ({"dataset": of_all.page()} if of_all else {})
+        docs = _publish(pages, fates, problems, dataset, store)
+        if problems:
+            raise _refusal(dataset.source, problems, quarantine=store.path(quarantined), docs=store.path(docs))
+        table.path.unlink()
     return Validated(
         dataset=dataset,
         facts=draft.artifact,
         quarantine=quarantined,
         docs=docs,
-        accepted=_sides(table),
-        rejected=dict(sorted(rejected.items())),
+        accepted=dict(sorted(fates.accepted.items())),
+        rejected=dict(sorted(fates.rejected.items())),
     )
 
 
-def _ask(table: pd.DataFrame, asked: Sequence[Expectation]) -> tuple[list[Answer], dict[str, Any]]:
-    """Every answer, with Great Expectations' own results by scope: of all rows, then of the accepted ones."""
-    import great_expectations as gx
+def _ask_of_rows(table: Facts, asked: Sequence[Expectation]) -> tuple[Questions, pa.Table]:
+    """What is asked of each row, answered, and what each row is beside the others.
 
-    context = _context()
-    source = context.data_sources.add_pandas("facts")
-    batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
-    results: dict[str, Any] = {}
-    answers: list[Answer] = []
-    for scope in ("rows", "dataset"):
-        here = table[~table["row"].isin({row for answer in answers for row in answer.rows})]
-        if here.empty:
-            break  # every row was rejected: none is left to speak of
-        if scope == "dataset":
-            here = facts.compared(here).assign(label_weight=facts.label_weight(here))  # a rejected row is nobody's twin
-        expectations = [expectation for expectation in asked if expectation.scope == scope]
-        built = [_built(expectation, here, number) for number, expectation in enumerate(expectations)]
-        suite_of_scope = context.suites.add(gx.ExpectationSuite(name=scope, expectations=built))
-        definition = gx.ValidationDefinition(name=scope, data=batch, suite=suite_of_scope)
-        results[scope] = context.validation_definitions.add(definition).run(
-            batch_parameters={"dataframe": here},
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row", "id"]},
-        )
-        # the results come in an order of their own
-        said = {result.expectation_config.meta["number"]: result for result in results[scope].results}
-        answers += [_answer(expectation, said[number]) for number, expectation in enumerate(expectations)]
-    return answers, results
+    A row that fails by itself is nobody's twin: what compares the rows is asked last, of what the others then say.
+    """
+    asked = [expectation for expectation in asked if expectation.scope == "rows"]
+    questions = Questions("rows", asked, table.known)
+    last = [expectation for expectation in asked if _named(expectation, facts.COMPARED)]
+    _ask(questions, [expectation for expectation in asked if expectation not in last], table, NOTHING_BESIDE)
+    beside = table.compared(_alive(len(table), questions.answers()))
+    _ask(questions, last, table, beside)
+    return questions, beside
 
 
-def _context() -> Any:
-    """A context in memory, without bars, telemetry, or a site of its own."""
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
-
-    config = DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-        progress_bars=ProgressBarsConfig(globally=False),
-        analytics_enabled=False,
-    )
-    return gx.get_context(project_config=config, mode="ephemeral")
+def _ask(questions: Questions, asked: Sequence[Expectation], table: Facts, beside: pa.Table) -> None:
+    """Chunk by chunk, but the whole of its columns at once where an expectation compares values across rows."""
+    across = [expectation for expectation in asked if expectation.type in ACROSS_ROWS]
+    alone = [expectation for expectation in asked if expectation not in across]
+    if alone:
+        for chunk in table.chunks(beside, _columns(alone, table)):
+            questions.ask(alone, facts.frame(chunk))
+    if across:
+        every = np.ones(len(table), bool)
+        questions.ask(across, facts.frame(table.whole(beside, _columns(across, table), every)))
 
 
-def _built(expectation: Expectation, table: pd.DataFrame, number: int) -> Any:
-    """The expectation as Great Expectations' own; an `AtelierError` names the nearest known word for a wrong one."""
-    from great_expectations.expectations import expectation as kinds
-    from great_expectations.expectations import registry
-
-    known = registry.list_registered_expectation_implementations()
-    if expectation.type not in known:
-        near = difflib.get_close_matches(expectation.type, known, n=5, cutoff=0.5)  # all of them are a page
-        raise AtelierError(f"validate.expect: {unknown('expectation', expectation.type, near or known)}")
-    kind = registry.get_expectation_impl(expectation.type)
-    by_row = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
-    if expectation.scope == "rows" and not issubclass(kind, by_row):
-        raise AtelierError(
-            f"validate.expect: {expectation.type} tells of no single row which one fails; give it scope: dataset"
-        )
-    if expectation.scope == "rows" and "mostly" in expectation.arguments:
-        raise AtelierError(
-            f"validate.expect: {expectation.type} has `mostly`, but every row that fails goes to quarantine and "
-            "data.reject_at_most bounds their share; leave it out, or give it scope: dataset"
-        )
-    known_facts = [str(name) for name in table.columns]
-    for column in _columns(expectation):
-        if column not in known_facts:
-            raise AtelierError(f"validate.expect: {unknown('fact', column, known_facts)}")
-    try:
-        return kind(**expectation.arguments, meta={"number": number, "fault": expectation.fault})
-    except ValueError as error:  # pydantic's, of the first version
-        raise AtelierError(f"validate.expect: {expectation.type}: {_mistake(error, kind)}") from None
+def _ask_of_all(table: Facts, alive: np.ndarray, asked: Sequence[Expectation]) -> Questions | None:
+    """What is asked of the accepted rows as a whole; None where every row was rejected: none is left to speak of."""
+    asked = [expectation for expectation in asked if expectation.scope == "dataset"]
+    questions = Questions("dataset", asked, [*table.known, "label_weight"])
+    if not alive.any():
+        return None
+    columns = _columns(asked, table)
+    beside = table.compared(alive) if columns & set(facts.COMPARED) else NOTHING_BESIDE
+    weighed = any(_named(expectation, ["label_weight"]) for expectation in asked)
+    here = facts.frame(table.whole(beside, columns | ({"label", "split"} if weighed else set()), alive))
+    questions.ask(asked, here.assign(label_weight=facts.label_weight(here)) if weighed else here)
+    return questions
 
 
-def _columns(expectation: Expectation) -> list[str]:
-    """The facts that an expectation names."""
-    given = expectation.arguments
-    several = given.get("column_list")
-    named = [given.get(name) for name in ("column", "column_A", "column_B")]
-    return [str(name) for name in [*named, *(several if isinstance(several, list) else [])] if name is not None]
+def _columns(asked: Sequence[Expectation], table: Facts) -> set[str]:
+    """The facts that are needed to ask, with those by which rows are named."""
+    if any(expectation.type.startswith("expect_table_column") for expectation in asked):
+        return set(table.known)
+    return {"row", "id"} | {fact for expectation in asked for fact in _named(expectation, table.known)}
 
 
-def _mistake(error: ValueError, kind: Any) -> str:
-    """What a validator of Great Expectations found, as one sentence for each argument."""
-    found: dict[str, str] = {}
-    for entry in getattr(error, "errors", lambda: [{"loc": (), "msg": str(error), "type": ""}])():
-        word = str(entry["loc"][0]) if entry["loc"] and entry["loc"][0] != "__root__" else ""
-        extra = entry["type"] == "value_error.extra"
-        found.setdefault(
-            word, unknown("argument", word, kind.__fields__) if extra else f"{word} {entry['msg']}".strip()
-        )
-    return ". ".join(" ".join(said.split()) for said in found.values())
+def _named(expectation: Expectation, known: Sequence[str]) -> set[str]:
+    """Those of the facts that occur as words in the arguments, wherever: as a column, or inside a `row_condition`."""
+    return set(re.findall(r"\w+", json.dumps(expectation.arguments))) & set(known)
 
 
-def _answer(expectation: Expectation, result: Any) -> Answer:
-    info = result.exception_info
-    for failure in [info] if "raised_exception" in info else info.values():  # one for each metric, or one in all
-        if failure["raised_exception"]:
-            message = " ".join(str(failure["exception_message"]).split())
-            raise AtelierError(f"validate.expect: {expectation.type} cannot be asked of this dataset: {message}")
-    observed = result.result.get("observed_value")
-    if hasattr(observed, "item"):  # its own pages cannot show a numpy number
-        observed = result.result["observed_value"] = observed.item()
-    failing = tuple(int(entry["row"]) for entry in result.result.get("unexpected_index_list") or ())
-    return Answer(expectation, bool(result.success), failing, observed)
-
-
-def _faults(table: pd.DataFrame, answers: Iterable[Answer]) -> Faults:
-    """What is wrong with each failing row, in the order of the suite."""
-    found: dict[int, list[tuple[str, str]]] = {}
+def _alive(count: int, answers: Sequence[Answer]) -> np.ndarray:
+    """Which rows no answer names."""
+    alive = np.ones(count, bool)
     for answer in answers:
-        for row, line in zip(answer.rows, table.iloc[list(answer.rows)].to_dict("records"), strict=True):
-            known = {str(name): None if pd.isna(value) else value for name, value in line.items()}
-            reason = answer.expectation.told(known)
-            found.setdefault(row, []).append((answer.expectation.fault, reason))
+        alive[answer.rows] = False
+    return alive
+
+
+def _settle(table: Facts, failing: Sequence[Answer], beside: pa.Table, path: Path) -> Fates:
+    """Write every row's facts with its reasons, null where it is accepted; what became of them."""
+    fates, start = Fates(), 0
+    writer = None
+    try:
+        for chunk in table.chunks(beside):
+            faults = _faults(chunk, start, failing)
+            start += len(chunk)
+            reasons = [_reasons(faults[row]) if row in faults else None for row in range(len(chunk))]
+            settled = chunk.append_column("rejected", pa.array(reasons, pa.string()))
+            _count(fates, settled, faults)
+            writer = writer or pq.ParquetWriter(path, settled.schema)
+            writer.write_table(settled)
+    finally:
+        if writer:
+            writer.close()
+    return fates
+
+
+def _faults(chunk: pa.Table, start: int, failing: Sequence[Answer]) -> Mapping[int, Sequence[tuple[str, str]]]:
+    """Of each failing row, by its place in the chunk: each fault with its reason, in the order of the suite."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for answer in failing:
+        low, high = np.searchsorted(answer.rows, [start, start + len(chunk)])
+        here = answer.rows[low:high] - start
+        for place, line in zip(here.tolist(), chunk.take(pa.array(here)).to_pylist(), strict=True):
+            known = {name: None if value != value else value for name, value in line.items()}  # NaN is unknown
+            found.setdefault(place, []).append((answer.expectation.fault, answer.expectation.told(known)))
     return found
 
 
-def _problems(table: pd.DataFrame, answers: Iterable[Answer], counts: Counter[str], at_most: float) -> list[str]:
+def _count(fates: Fates, settled: pa.Table, faults: Mapping[int, Sequence[tuple[str, str]]]) -> None:
+    accepted = settled["split"].filter(settled["rejected"].is_null())
+    fates.accepted.update(str(side) for side in accepted.to_pylist())
+    for found in faults.values():
+        fates.rejected[found[0][0]] += 1
+        fates.faults.update(fault for fault, _ in found)
+    room = data_docs.SHOWN - len(fates.first)
+    lost = settled.select(["id", "rejected"]).filter(settled["rejected"].is_valid()).slice(0, room)
+    fates.first += [(str(line["id"]), str(line["rejected"])) for line in lost.to_pylist()]
+
+
+def _problems(table: Facts, fates: Fates, answers: Sequence[Answer], at_most: float) -> list[str]:
     """Why the dataset as a whole must not be trained on; empty where it may be."""
-    rejected = table[table["rejected"].notna()]
+    lost, count = fates.rejected.total(), len(table)
     problems = []
-    if len(rejected) > at_most * len(table) or len(rejected) == len(table):
-        shown = _some([f"{row.id} {row.rejected}" for row in rejected.head(SHOWN).itertuples()], len(rejected))
-        kinds = ", ".join(f"{fault}: {count}" for fault, count in counts.most_common(SHOWN))
-        share = f"{len(rejected)} of {len(table)} rows fail, {len(rejected) / len(table):.1%}"
+    if lost > at_most * count or lost == count:
+        shown = _some([f"{name} {why}" for name, why in fates.first[:SHOWN]], lost)
+        kinds = ", ".join(f"{fault}: {times}" for fault, times in fates.rejected.most_common(SHOWN))
+        share = f"{lost} of {count} rows fail, {lost / count:.1%}"
         problems.append(f"{share}, over the {at_most:.1%} allowed ({kinds}): {shown}")
     for answer in answers:
-        if answer.expectation.scope == "dataset" and not answer.holds:
-            ids = table["id"].iloc[list(answer.rows[:SHOWN])]
-            seen = f" ({len(answer.rows)}: {_some(list(ids), len(answer.rows))})" if answer.rows else ""
+        if not answer.holds:
+            ids = _ids(table, answer.rows[:SHOWN])
+            seen = f" ({len(answer.rows)}: {_some(ids, len(answer.rows))})" if ids else ""
             seen = f" ({answer.observed})" if answer.observed is not None else seen
             problems.append(f"{answer.expectation.fault}{seen}")
     return problems
+
+
+def _ids(table: Facts, rows: np.ndarray) -> list[str]:
+    kept = np.zeros(len(table), bool)
+    kept[rows] = True
+    return [str(name) for name in table.whole(NOTHING_BESIDE, ["id"], kept)["id"].to_pylist()]
 
 
 def _refusal(source: str, problems: Sequence[str], *, quarantine: Path, docs: Path) -> DataRejected:
@@ -229,12 +216,6 @@ def _refusal(source: str, problems: Sequence[str], *, quarantine: Path, docs: Pa
         f"reasons, are in {quarantine}; every check is on {docs / 'index.html'}. Mend the data, or change "
         "data.reject_at_most or the recipe's checks if they ask too much."
     )
-
-
-def _sides(table: pd.DataFrame) -> dict[str, int]:
-    """How many rows of each side are accepted."""
-    counts = table.loc[table["rejected"].isna(), "split"].value_counts()
-    return {str(side): int(counts[side]) for side in sorted(counts.index)}
 
 
 def _some(shown: Sequence[str], count: int) -> str:
@@ -246,21 +227,15 @@ def _reasons(found: Sequence[tuple[str, str]]) -> str:
 
 
 def _publish(
-    pages: Mapping[str, Any],
-    table: pd.DataFrame,
-    counts: Counter[str],
-    problems: Sequence[str],
-    dataset: Dataset,
-    store: Store,
+    pages: Mapping[str, Any], fates: Fates, problems: Sequence[str], dataset: Dataset, store: Store
 ) -> Artifact:
-    rejected = table.loc[table["rejected"].notna(), ["id", "rejected"]]
     with store.writing("docs") as draft:
         summary = data_docs.Summary(
             source=dataset.source,
             version=dataset.version,
-            accepted=_sides(table),
-            rejected=[(str(name), str(why)) for name, why in rejected.itertuples(index=False, name=None)],
-            faults=dict(counts.most_common()),
+            accepted=dict(sorted(fates.accepted.items())),
+            rejected=fates.first,
+            faults=dict(fates.rejected.most_common()),
             problems=problems,
         )
         data_docs.write(pages, draft.directory, summary)

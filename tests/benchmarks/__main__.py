@@ -7,9 +7,14 @@ meanwhile: these are comparisons within one run, never tests.
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import families, line, loop
+from tests.benchmarks import families, line, loop, rows
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"loop": loop.main, "families": families.main, "line": line.main}
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    "loop": loop.main,
+    "families": families.main,
+    "line": line.main,
+    "rows": rows.main,
+}
 
 
 def main(names: list[str]) -> None:

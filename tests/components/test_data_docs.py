@@ -98,9 +98,10 @@ def test_great_expectations_page_shows_the_failing_values(results: dict[str, Any
 
 
 def test_many_rejected_rows_are_cut_and_counted(results: dict[str, Any], tmp_path: Path) -> None:
-    many = [(f"row-{i}", "is blank") for i in range(SHOWN + 1200)]
-    index = pages(results, tmp_path, rejected=many)["index.html"]
-    assert f"row-{SHOWN - 1}<" in index and f"row-{SHOWN}<" not in index and "and 1,200 more" in index
+    first = [(f"row-{i}", "is blank") for i in range(SHOWN)]
+    faults = {"is blank": SHOWN + 1150, "is late": 50}
+    index = pages(results, tmp_path, rejected=first, faults=faults)["index.html"]
+    assert f"row-{SHOWN - 1}<" in index and "and 1,200 more" in index and f"in quarantine<td>{SHOWN + 1200:,}" in index
 
 
 def test_the_same_results_give_the_same_bytes(results: dict[str, Any], tmp_path: Path) -> None:

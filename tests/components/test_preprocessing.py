@@ -1,7 +1,6 @@
 """Preparation reads accepted rows only, leaves each on its side, and gives the same bytes for the same rows."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +60,9 @@ def prepared(store: Store, fates: list[Fate] = FATES) -> tuple[Shards, Path]:
 
 def test_rejected_rows_are_left_out_and_sides_are_those_of_the_facts(tmp_path: Path) -> None:
     record, directory = prepared(Store(tmp_path))
-    assert json.loads((directory / "index.json").read_text())["ids"] == {
-        "train": ["row-0", "row-3"],
-        "held_out": ["row-1"],
+    assert pq.read_table(directory / "rows.parquet").to_pydict() == {
+        "id": ["row-0", "row-1", "row-3"],
+        "split": ["train", "held_out", "train"],
     }
     assert np.load(directory / "train.pixels.npy")[:, 0, 0, 0].tolist() == [0, 3]
     assert np.load(directory / "train.labels.npy").tolist() == [0, 1]

@@ -1,23 +1,28 @@
-"""Pictures ready to train on: one memory-mapped array of bytes per side, with labels and ids beside it."""
+"""Pictures ready to train on: one array of bytes per side, memory-mapped when it is read, with labels beside it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 import torch
-from PIL import Image
 from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
+from components import workers
 from components.contract import Strict
 from components.errors import AtelierError
 from components.modalities.image.augment import Augment
 from components.modalities.image.batch import Images, ImageSpec
-from components.modalities.image.rows import decode, flat
+from components.modalities.image.rows import fit
 from components.rows import Row
+
+ROWS_AT_ONCE = 1024
 
 
 class Prepare(Strict):
@@ -39,21 +44,60 @@ def write(
     accepted: Iterable[Row], directory: Path, *, prepare: Prepare, classes: Sequence[str], counts: Mapping[str, int]
 ) -> ImageSpec:
     """Fill `directory` with the rows of each split in order; a picture that is not square is cropped at its centre."""
-    shape = (prepare.channels, prepare.size, prepare.size)
-    pixels = {side: _array(directory / f"{side}.pixels.npy", np.uint8, (n, *shape)) for side, n in counts.items()}
-    labels = {side: _array(directory / f"{side}.labels.npy", np.int64, (n,)) for side, n in counts.items()}
-    ids: dict[str, list[str]] = {side: [] for side in counts}
-    for row in accepted:
-        place = len(ids[row.split])
-        pixels[row.split][place] = _fitted(row.payload, prepare)
-        labels[row.split][place] = _index(row.label, row.id, classes)
-        ids[row.split].append(row.id)
-    assert {side: len(names) for side, names in ids.items()} == dict(counts), "every row that was counted came"
-    for array in (*pixels.values(), *labels.values()):
-        array.flush()
-    index = {"prepare": prepare.model_dump(mode="json"), "classes": list(classes), "ids": ids}
+    options = {"size": prepare.size, "channels": prepare.channels}
+    waiting: deque[tuple[str, str, int | None]] = deque()  # rows whose pixels are still to come
+    with ExitStack() as files:
+        pixels, labels = (
+            {side: files.enter_context(_Column(directory / f"{side}.{name}.npy", kind, (n, *row))) for side, n in given}
+            for name, kind, row, given in (
+                ("pixels", np.uint8, (prepare.channels, prepare.size, prepare.size), counts.items()),
+                ("labels", np.int64, (), counts.items()),
+            )
+        )
+        for fitted in workers.mapped(fit, _batches(accepted, waiting), options=options):
+            for picture in fitted["pixels"].to_pylist():
+                side, name, label = waiting.popleft()
+                pixels[side].append(picture)
+                labels[side].append(np.int64(_index(label, name, classes)).tobytes())
+    index = {"prepare": prepare.model_dump(mode="json"), "classes": list(classes)}
     (directory / "index.json").write_text(json.dumps(index, sort_keys=True))
     return ImageSpec(channels=prepare.channels, size=prepare.size, classes=tuple(classes))
+
+
+def _batches(accepted: Iterable[Row], waiting: deque[tuple[str, str, int | None]]) -> Iterator[pa.RecordBatch]:
+    """The payloads of the rows, a batch at a time; the rest of each row goes into `waiting`."""
+    payloads: list[bytes] = []
+    held = 0
+    for row in accepted:
+        waiting.append((row.split, row.id, row.label))
+        payloads.append(row.payload)
+        held += len(row.payload)
+        if len(payloads) == ROWS_AT_ONCE or held >= workers.BYTES_AT_ONCE:
+            yield pa.RecordBatch.from_arrays([pa.array(payloads, pa.binary())], names=["payload"])
+            payloads, held = [], 0
+    if payloads:
+        yield pa.RecordBatch.from_arrays([pa.array(payloads, pa.binary())], names=["payload"])
+
+
+class _Column:
+    """An array on disk that grows row by row: one that is mapped while it is written counts as memory, page by page."""
+
+    def __init__(self, path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> None:
+        self._shape, self._left = shape, shape[0]
+        self._header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+        self._stream = path.open("wb", buffering=2**18)
+
+    def __enter__(self) -> Self:
+        np.lib.format.write_array_header_1_0(self._stream, self._header)
+        return self
+
+    def append(self, row: bytes) -> None:
+        self._stream.write(row)
+        self._left -= 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stream.close()
+        assert kind or not self._left, "every row that was counted came"
 
 
 @dataclass(frozen=True)
@@ -96,19 +140,3 @@ def _index(label: int | None, name: str, classes: Sequence[str]) -> int:
             "Validation rejects such rows: let the recipe's suite ask for labels."
         )
     return label
-
-
-def _fitted(payload: bytes, prepare: Prepare) -> np.ndarray:
-    """One picture as bytes [channels, size, size]."""
-    picture = flat(decode(payload), channels=prepare.channels)
-    if picture.size != (prepare.size, prepare.size):
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        box = (left, top, left + side, top + side)
-        picture = picture.crop(box).resize((prepare.size, prepare.size), Image.Resampling.LANCZOS)
-    levels = np.asarray(picture)
-    return levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
-
-
-def _array(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
