@@ -8,7 +8,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RECIPE ?= flows/recipes/fashion.yaml
 
-.PHONY: help run serve test check bench clean hooks lock
+.PHONY: help run serve test check soak bench clean hooks lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -20,7 +20,7 @@ serve: .venv/ready ## serve the champions of this workspace
 	@$(BIN)/atelier serve
 
 test: .venv/ready ## all tests
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest tests -m "not soak"
 
 check: .venv/ready ## ruff, mypy, import contracts and the quick tests
 	@$(BIN)/ruff check .
@@ -28,6 +28,9 @@ check: .venv/ready ## ruff, mypy, import contracts and the quick tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest tests -m "not slow" -n 2 --dist loadfile
+
+soak: .venv/ready ## the long forms of the tests: kills, races, floods; an hour or so
+	@$(BIN)/pytest tests -m soak -s
 
 bench: .venv/ready ## the figures of the README, measured here
 	@$(BIN)/python -m tests.benchmarks

@@ -42,6 +42,12 @@ class Closure:
         return {name: version(name) for name in sorted(names)}
 
 
+def sources() -> Iterator[Path]:
+    """Every file of the project that a closure can hold, and the data files beside them."""
+    for top in OURS:
+        yield from (path for path in sorted((ROOT / top).rglob("*")) if path.suffix in (".py", *DATA))
+
+
 def closure(roots: Iterable[str]) -> Closure:
     """Everything the dotted modules reach, themselves included; packages bring their `__init__`."""
     files: set[str] = set()

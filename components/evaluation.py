@@ -55,17 +55,26 @@ def encoder_of(shards: Shards, recipe: Recipe, *, ledger: Ledger, store: Store, 
     New data do not change it, since verdicts under two encoders do not compare; another `evaluate.encoder`, other
     classes or another picture shape in the recipe do. An `AtelierError` where the pinned one is lost for good.
     """
-    key = fingerprint([recipe.modality, recipe.evaluate.encoder, shards.spec])
-    pinned = ledger.pinned(recipe.model, "encoder", key)
-    if pinned is None:
+    encoder = pinned_encoder(shards, recipe, ledger=ledger)
+    if encoder is None:
         fitted = encoders.fit(shards, modality=recipe.modality, store=store)
         pointer = archive.keep(fitted, store.path(fitted))
         ledger.pin(recipe.model, "encoder in DVC", fitted.digest, pointer.dvc)
-        pinned = ledger.pin(recipe.model, "encoder", key, fitted.digest)
-    encoder = Artifact(kind="encoder", digest=pinned)
+        pinned = ledger.pin(recipe.model, "encoder", _encoder_key(shards, recipe), fitted.digest)
+        encoder = Artifact(kind="encoder", digest=pinned)
     if not store.holds(encoder):
         _bring_back(encoder, recipe, ledger=ledger, store=store, archive=archive)
     return encoder
+
+
+def pinned_encoder(shards: Shards, recipe: Recipe, *, ledger: Ledger) -> Artifact | None:
+    """The encoder that the recipe's verdicts are made with; None before the first."""
+    pinned = ledger.pinned(recipe.model, "encoder", _encoder_key(shards, recipe))
+    return None if pinned is None else Artifact(kind="encoder", digest=pinned)
+
+
+def _encoder_key(shards: Shards, recipe: Recipe) -> str:
+    return fingerprint([recipe.modality, recipe.evaluate.encoder, shards.spec])
 
 
 def _bring_back(encoder: Artifact, recipe: Recipe, *, ledger: Ledger, store: Store, archive: Archive) -> None:

@@ -10,8 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from components.closure import ROOT, Closure, closure
 from components.errors import AtelierError
 from components.records import Artifact, Package, Registered, fingerprint
 from components.server import environment, last_lines, serve, smoke
-from components.store import Store, digest_of, write_atomically
+from components.store import Store, aside, digest_of, write_atomically
 
 __all__ = ["package", "serve", "smoke"]
 
@@ -54,11 +53,11 @@ def package(
         return smoke(tag, model=registered.model, digest=digest, size=(side, side), home=where, store=store)
 
     if not bento.is_dir():
-        with _aside(home) as aside:
-            _lend(home, aside, record, registered)
-            _build(aside, tag, bundle, record, code, requirements)
-            _note(aside / bento.relative_to(home), proof(aside))
-            _publish(aside, home)
+        with aside(home) as second:
+            _lend(home, second, record, registered)
+            _build(second, tag, bundle, record, code, requirements)
+            _note(second / bento.relative_to(home), proof(second))
+            _publish(second, home)
     elif (sample := _noted(bento)) is None or not store.holds(sample):
         _note(bento, proof(home))
     sample = _noted(bento)
@@ -127,17 +126,6 @@ def _release(registered: Registered, number: int, trace: Mapping[str, str]) -> d
         "trace": dict(trace),
     }
     return {"schema": 1, "number": number, "models": {registered.model: served}}
-
-
-@contextmanager
-def _aside(home: Path) -> Iterator[Path]:
-    """A second, empty home on the same file system."""
-    (home / "aside").mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=home / "aside"))
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _lend(home: Path, aside: Path, record: Mapping[str, Any], registered: Registered) -> None:

@@ -1,18 +1,22 @@
 """Content-addressed outputs of the stages: written aside, synced, then renamed into place."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.errors import AtelierError
 from components.records import Artifact
+
+YOUNG_SECONDS = 60.0
 
 
 @dataclass
@@ -52,14 +56,10 @@ class Store:
     @contextmanager
     def writing(self, kind: str) -> Iterator[Draft]:
         """A fresh folder to fill. It enters the store, by its digest, when the block ends well."""
-        aside = self.root / "aside"
-        aside.mkdir(parents=True, exist_ok=True)
-        draft = Draft(Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=aside)))
-        try:
+        with aside(self.root, prefix=f"{kind}-") as folder:
+            draft = Draft(folder)
             yield draft
             draft._artifact = self._admit(kind, draft.directory)
-        finally:
-            shutil.rmtree(draft.directory, ignore_errors=True)
 
     def _admit(self, kind: str, directory: Path) -> Artifact:
         artifact = Artifact(kind=kind, digest=digest_of(directory))
@@ -78,14 +78,41 @@ class Store:
                 raise
             if self.holds(artifact):  # another writer of the same bytes was first
                 return artifact
-            with tempfile.TemporaryDirectory(dir=self.root / "aside") as aside:
-                place.rename(Path(aside) / "changed")  # it was not what its name says
+            with aside(self.root) as folder:
+                place.rename(folder / "changed")  # it was not what its name says
                 directory.rename(place)
         _sync(place.parent)
         return artifact
 
     def _place(self, artifact: Artifact) -> Path:
         return self.root / artifact.kind / artifact.digest.removeprefix("sha256:")
+
+
+@contextmanager
+def aside(root: Path, *, prefix: str = "") -> Iterator[Path]:
+    """A temporary folder `root/aside/...` on the same file system, locked while its writer lives."""
+    (root / "aside").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root / "aside"))
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def sweep(root: Path) -> None:
+    """Remove what writers that were killed have left in `root/aside`."""
+    for folder in (root / "aside").glob("*"):
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - folder.stat().st_ctime > YOUNG_SECONDS:  # a fresh one may not be locked yet
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def digest_of(directory: Path) -> str:

@@ -150,6 +150,9 @@ class Shown:
             "cost/seconds": self.trained.seconds,
             "cost/samples_per_second": self.trained.samples_per_second,
             "cost/parameters": float(self.trained.parameters),
+            "cost/peak_memory_mib": self.trained.peak_memory / 2**20,
+            "cost/peak_gpu_memory_mib": self.trained.peak_gpu_memory / 2**20,
+            "cost/resumed": float(self.trained.resumed),
             **{f"floor/{name}": value for name, value in self.scores.floor.items()},
         }
         for name, rounds in self.scores.values.items():

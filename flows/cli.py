@@ -81,8 +81,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Take each recipe through the whole line, from its data to a served sample."""
-    from flows import running
+    from flows import caching, running
 
+    caching.freeze()
     shown = _console(stderr=as_json)
     with _quiet_output() if as_json else nullcontext():
         results = [running.run(_recipe(path), tuple(settings or ()), shown, debug=_debugging()) for path in recipes]
@@ -92,6 +93,25 @@ def run(
         _print_json({"schema": 1, "runs": summaries, **({"error": " ".join(errors)} if errors else {})})
     if worst := max(result.exit_code for result in results):
         raise typer.Exit(worst)
+
+
+@app.command()
+def explain(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a file, or the name of one in flows/recipes.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="path=value over the recipe, as in `run`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would do, stage by stage, and what changed since the last one, without doing it."""
+    from flows import running
+
+    with _quiet_output() if as_json else nullcontext():
+        plan = running.explain(_recipe(recipe), tuple(settings or ()), debug=_debugging())
+    if as_json:
+        _print_json({"schema": 1, "recipe": str(recipe), "stages": plan.as_json()})
+    else:
+        _console().print(plan.table())
 
 
 @app.command("ls")
@@ -127,9 +147,10 @@ def serve(
 ) -> None:
     """Serve the Bento of a champion until Ctrl-C: POST /v1/generate."""
     from components import packaging
-    from flows import champions, listing
+    from flows import champions, leash, listing
 
     place = _enter(Path.cwd())
+    leash.tie()
     made = champions.package(listing.only(place, model), place)
     if made is None:
         raise AtelierError(f"{model} has no champion yet, and nothing else is served: its versions wait for approvals.")

@@ -23,6 +23,8 @@ class Stage:
     skipped: bool = False
     seconds: float = 0.0  # with what Prefect adds
     own_seconds: float = 0.0  # the stage's own work
+    peak_memory: int | None = None  # bytes, during it
+    joules: float | None = None
     note: str = ""
     failed: bool = False
     _advance: Callable[[float, str], None] = lambda share, words: None
@@ -73,8 +75,9 @@ class Board:
     def _line(self, stage: Stage) -> None:
         took = "cached" if stage.skipped else f"{stage.seconds:.1f} s"
         mark = "[red]x[/red]" if stage.failed else "[dim]=[/dim]" if stage.skipped else "[green]+[/green]"
+        memory = f"{stage.peak_memory / 2**20:,.0f} MiB" if stage.peak_memory else ""
         self.console.print(
-            f"{mark} {stage.name:<16} [dim]{took:>8}[/dim]  {stage.note}", highlight=False, soft_wrap=True
+            f"{mark} {stage.name:<16} [dim]{took:>8} {memory:>10}[/dim]  {stage.note}", highlight=False, soft_wrap=True
         )
 
     def say(self, words: str) -> None:

@@ -1,10 +1,14 @@
 """One run of a recipe as the command line makes it: the stages as they happen, then what came of them."""
 
+import json
 import logging
+import os
 import signal
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from components.errors import AtelierError, GateFailed
+from components.store import sweep, write_atomically
 from flows import console as consoles
-from flows import summary, workspace
+from flows import explaining, leash, summary, turns, unclosed, workspace
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,19 @@ class Result:
 
 def run(path: Path, settings: tuple[str, ...], console: Console, *, debug: bool = False) -> Result:
     """Run one recipe and show it; what ends it is told and returned, so that the next recipe still runs."""
-    begun = time.monotonic()
-    board = consoles.Board(console)
+    begun, board = time.monotonic(), consoles.Board(console)
+    result = _told(path, settings, board, begun, debug=debug)
+    _keep_record(path, result)
+    return result
+
+
+def _told(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
     try:
         return _run(path, settings, board, begun, debug=debug)
     except AtelierError as error:
         told, code = error, error.exit_code
         if isinstance(error, GateFailed):
-            console.print(summary.candidates(error.verdicts, winner=None))
+            board.console.print(summary.candidates(error.verdicts, winner=None))
     except Exception as error:  # noqa: BLE001 - anything else is ours: it is said so, and the next recipe still runs
         if _interrupted(error):
             raise KeyboardInterrupt from None
@@ -46,6 +56,28 @@ def run(path: Path, settings: tuple[str, ...], console: Console, *, debug: bool 
     if isinstance(told, GateFailed):
         failed["verdicts"] = [verdict.model_dump(mode="json") for verdict in told.verdicts]
     return Result({**failed, **summary.pace(board, time.monotonic() - begun)}, code)
+
+
+def _keep_record(path: Path, result: Result) -> None:
+    """What the run came to and what each stage cost, in the workspace, one file per run."""
+    with suppress(AtelierError, OSError):  # without a workspace, or room in it, that is what the run has told
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{path.stem}-{os.getpid()}.json"
+        place = workspace.find(path.parent, Path.cwd())
+        write_atomically(place.records / name, json.dumps(result.summary, indent=2).encode())
+
+
+def explain(path: Path, settings: tuple[str, ...], *, debug: bool = False) -> explaining.Plan:
+    """What `run` would do, without doing it."""
+    place = workspace.find(path.parent, Path.cwd())
+    workspace.enter(place, debug=debug)
+    from components import recipe as recipes
+
+    recipe = recipes.load(path, settings)
+    from flows.train import line
+
+    with explaining.planning() as plan:
+        line(recipe, place)
+    return plan
 
 
 def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
@@ -61,9 +93,15 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
             from flows.train import train
 
             workspace.keep_log(place)
+            leash.tie()
             _start_api()
-        with consoles.showing(board):
-            outcome = train(str(path), settings)
+        turn = turns.turn(place.locks, recipe.model, say=board.say)
+        with turn, consoles.showing(board):
+            unclosed.close(place.locks, recipe.model)
+            sweep(place.store)
+            sweep(place.bentos)
+            with unclosed.noting(place.locks, recipe.model):
+                outcome = train(str(path), settings)
         seconds = time.monotonic() - begun
         pages = summary.publish(outcome, place)
     except OSError as error:

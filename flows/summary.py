@@ -151,6 +151,8 @@ def pace(board: Board, seconds: float) -> dict[str, Any]:
             "stage": stage.name,
             "seconds": round(stage.seconds, 2),
             "own_seconds": round(stage.own_seconds, 2),
+            "peak_memory": stage.peak_memory,
+            "joules": stage.joules,
             "cached": stage.skipped,
             "failed": stage.failed,
         }

@@ -11,6 +11,7 @@ from components.recipe import Candidate, Recipe
 from components.records import (
     Artifact,
     Dataset,
+    Outcome,
     Package,
     Pointer,
     Registered,
@@ -22,7 +23,7 @@ from components.records import (
     fingerprint,
 )
 from flows import caching, console, summary
-from flows.stage import stage, store_of
+from flows.stage import stage, step, store_of
 from flows.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ def ingest(recipe: Recipe, workspace: Workspace) -> Dataset:
 
 @stage(
     "validate",
-    asked=lambda dataset, recipe, workspace: [
-        dataset.rows,
-        dataset.classes,
-        recipe.data.reject_at_most,
-        recipe.validation,
-    ],
+    asked=lambda dataset, recipe, workspace: {
+        "rows": dataset.rows,
+        "classes": dataset.classes,
+        "data.reject_at_most": recipe.data.reject_at_most,
+        "validate": recipe.validation,
+    },
     reaches=lambda dataset, recipe, workspace: ["components.validation", *_modality(recipe, "rows")],
     renew=lambda valid, dataset, **_: valid.model_copy(update={"dataset": dataset}),
     note=lambda valid: (
@@ -72,12 +73,12 @@ def validate(dataset: Dataset, recipe: Recipe, workspace: Workspace) -> Validate
 
 @stage(
     "preprocess",
-    asked=lambda validated, recipe, workspace: [
-        validated.dataset.rows,
-        validated.dataset.classes,
-        validated.facts,
-        recipe.prepare,
-    ],
+    asked=lambda validated, recipe, workspace: {
+        "rows": validated.dataset.rows,
+        "classes": validated.dataset.classes,
+        "facts": validated.facts,
+        "prepare": recipe.prepare,
+    },
     reaches=lambda validated, recipe, workspace: ["components.preprocessing", *_modality(recipe, "shards", "augment")],
     renew=lambda shards, validated, **_: shards.model_copy(update={"validated": validated}),
     note=lambda shards: ", ".join(f"{count:,} {side}" for side, count in shards.validated.accepted.items()),
@@ -88,7 +89,14 @@ def preprocess(validated: Validated, recipe: Recipe, workspace: Workspace) -> Sh
     return preprocessing.prepare(validated, recipe.prepare, modality=recipe.modality, store=store_of(workspace))
 
 
-@stage("encoder", note=lambda encoder: f"frozen as {encoder.digest[:14]}")
+def _pinned_encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact | None:
+    from components import evaluation
+    from components.ledger import Ledger
+
+    return evaluation.pinned_encoder(shards, recipe, ledger=Ledger(workspace.ledger_url))
+
+
+@stage("encoder", known=_pinned_encoder, note=lambda encoder: f"frozen as {encoder.digest[:14]}")
 def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
     from components import evaluation
     from components.ledger import Ledger
@@ -105,8 +113,17 @@ def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
 
 @stage(
     "train {name}",
-    asked=lambda name, candidate, shards, recipe, workspace: [name, candidate, shards.shards, shards.spec],
-    reaches=lambda name, candidate, shards, recipe, workspace: ["components.training", *_code(candidate, recipe)],
+    asked=lambda name, candidate, shards, recipe, workspace: {
+        "candidate": name,
+        f"candidates.{name}": candidate,
+        "shards": shards.shards,
+        "spec": shards.spec,
+    },
+    reaches=lambda name, candidate, shards, recipe, workspace: [
+        "components.supervision",
+        "components.trainee",
+        *_code(candidate, recipe),
+    ],
     settle=lambda trained, candidate, shards, recipe, workspace, **_: checkpoint.clear(
         workspace.checkpoints / _job(candidate, shards, recipe)
     ),
@@ -116,7 +133,7 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
     from components import supervision
 
     shown = console.current()
-    return supervision.train(
+    trained = supervision.train(
         name,
         candidate,
         shards,
@@ -127,11 +144,14 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
         report=lambda reading: shown.advance(reading["step"] / reading["steps"], summary.reading_line(reading)),
         told=console.board().say,
     )
+    shown.peak_memory = trained.peak_memory
+    return trained
 
 
 def _job(candidate: Candidate, shards: Shards, recipe: Recipe) -> str:
     """What a checkpoint belongs to: what is trained on what, code and all."""
-    return caching.key("job", [candidate, shards.shards], ["components.training", *_code(candidate, recipe)])
+    asked = {"candidate": candidate, "shards": shards.shards}
+    return caching.key("job", asked, ["components.training", *_code(candidate, recipe)]).name
 
 
 def _code(candidate: Candidate, recipe: Recipe) -> list[str]:
@@ -140,11 +160,16 @@ def _code(candidate: Candidate, recipe: Recipe) -> list[str]:
 
 
 @stage(
-    "bundle {trained.candidate}",
-    asked=lambda trained, recipe, workspace: [trained.weights, recipe.model, recipe.controls, recipe.serve],
-    reaches=lambda trained, recipe, workspace: ["components.bundle"],
+    "bundle {name}",
+    asked=lambda name, trained, recipe, workspace: {
+        "weights": trained.weights,
+        "model": recipe.model,
+        "controls": recipe.controls,
+        "serve": recipe.serve,
+    },
+    reaches=lambda name, trained, recipe, workspace: ["components.bundle"],
 )
-def bundle(trained: Trained, recipe: Recipe, workspace: Workspace) -> Artifact:
+def bundle(name: str, trained: Trained, recipe: Recipe, workspace: Workspace) -> Artifact:
     from components import bundle as bundles
 
     card = bundles.EndpointCard(model=recipe.model, controls=recipe.controls, max_samples=recipe.serve.max_samples)
@@ -153,7 +178,12 @@ def bundle(trained: Trained, recipe: Recipe, workspace: Workspace) -> Artifact:
 
 @stage(
     "evaluate {name}",
-    asked=lambda name, bundle, shards, encoder, recipe, workspace: [bundle, shards.shards, encoder, recipe.evaluate],
+    asked=lambda name, bundle, shards, encoder, recipe, workspace: {
+        "bundle": bundle,
+        "shards": shards.shards,
+        "encoder": encoder,
+        "evaluate": recipe.evaluate,
+    },
     reaches=lambda name, bundle, shards, encoder, recipe, workspace: [
         "components.evaluation",
         f"components.families.{_family(bundle, workspace)}",
@@ -173,7 +203,7 @@ def evaluate(
 
 @stage(
     "check candidates",
-    asked=lambda shards, recipe, workspace: [recipe.candidates, shards.spec],
+    asked=lambda shards, recipe, workspace: {"candidates": recipe.candidates, "spec": shards.spec},
     reaches=lambda shards, recipe, workspace: [
         "components.training",
         *(f"components.families.{candidate.family}" for candidate in recipe.candidates.values()),
@@ -193,6 +223,7 @@ def generation(recipe: Recipe, workspace: Workspace) -> int:
     return Ledger(workspace.ledger_url).generation(recipe.model)
 
 
+@step
 def score_champion(shards: Shards, encoder: Artifact, recipe: Recipe, workspace: Workspace) -> Scores | None:
     """The champion on today's held-out rows; None where the model has no champion yet."""
     from flows import champions
@@ -202,27 +233,29 @@ def score_champion(shards: Shards, encoder: Artifact, recipe: Recipe, workspace:
 
 
 @stage(
-    "gate {trained.candidate}",
-    asked=lambda trained, scores, champion, recipe, workspace: [
-        recipe.model,
-        trained.candidate,
-        trained.family,
-        scores,
-        champion,
-        recipe.gates,
-        recipe.rank_by,
-    ],
-    reaches=lambda trained, scores, champion, recipe, workspace: ["components.gating", *_modality(recipe, "metrics")],
+    "gate {name}",
+    asked=lambda name, trained, scores, champion, recipe, workspace: {
+        "model": recipe.model,
+        "candidate": trained.candidate,
+        "family": trained.family,
+        "scores": scores,
+        "champion": champion,
+        "gates": recipe.gates,
+        "rank_by": recipe.rank_by,
+    },
+    reaches=lambda recipe, **_: ["components.gating", *_modality(recipe, "metrics")],
     note=summary.verdict_line,
 )
-def gate(trained: Trained, scores: Scores, champion: Scores | None, recipe: Recipe, workspace: Workspace) -> Verdict:
+def gate(
+    name: str, trained: Trained, scores: Scores, champion: Scores | None, recipe: Recipe, workspace: Workspace
+) -> Verdict:
     from components import gating
 
     return gating.gate(trained, scores, recipe, champion)
 
 
-@stage("track {trained.candidate}", note=lambda run: f"MLflow run {run}")
-def track(trained: Trained, verdict: Verdict, dataset: Dataset, recipe: Recipe, workspace: Workspace) -> str:
+@stage("track {name}", note=lambda run: f"MLflow run {run}")
+def track(name: str, trained: Trained, verdict: Verdict, dataset: Dataset, recipe: Recipe, workspace: Workspace) -> str:
     from components.ledger import Ledger
 
     ledger, shown = Ledger(workspace.ledger_url), fingerprint([workspace.tracking_uri, verdict.fingerprint()])
@@ -239,6 +272,7 @@ def track(trained: Trained, verdict: Verdict, dataset: Dataset, recipe: Recipe, 
     return run
 
 
+@step
 def choose(verdicts: Sequence[Verdict]) -> Verdict:
     """The best verdict that passed; `GateFailed` where none did."""
     from components import gating
@@ -292,6 +326,14 @@ def package(model: str, workspace: Workspace) -> Package | None:
     from flows import champions
 
     return champions.package(model, workspace)
+
+
+@step
+def outcome(
+    verdicts: Sequence[Verdict], validated: Validated, registered: Registered, package: Package | None
+) -> Outcome:
+    """What the run came to."""
+    return Outcome(verdicts=tuple(verdicts), validated=validated, registered=registered, package=package)
 
 
 def _display(model: str, ledger: "Ledger", workspace: Workspace) -> None:

@@ -7,16 +7,19 @@ from prefect import flow
 from components import recipe as recipes
 from components.recipe import Recipe
 from components.records import Artifact, Outcome, Scores, Shards, Verdict
-from flows import tasks, workspace
+from flows import tasks, unclosed, workspace
 from flows.release import release
 from flows.workspace import Workspace
 
 
-@flow(name="train", flow_run_name="{path}", validate_parameters=False, persist_result=False)
+@flow(name="train", flow_run_name="{path}", validate_parameters=False, persist_result=False, on_running=[unclosed.note])
 def train(path: str, settings: tuple[str, ...] = ()) -> Outcome:
     """Run the recipe in the file `path`, with `path=value` settings laid over it."""
-    recipe = recipes.load(Path(path), settings)
-    place = workspace.find(Path(path).parent, Path.cwd())
+    return line(recipes.load(Path(path), settings), workspace.find(Path(path).parent, Path.cwd()))
+
+
+def line(recipe: Recipe, place: Workspace) -> Outcome:
+    """The straight line; `explaining.py` walks the same statements."""
     dataset = tasks.ingest(recipe, place)
     validated = tasks.validate(dataset, recipe, place)
     shards = tasks.preprocess(validated, recipe, place)
@@ -28,8 +31,8 @@ def train(path: str, settings: tuple[str, ...] = ()) -> Outcome:
     winner = tasks.choose(verdicts)
     pointers = tasks.archive(shards, winner, place)
     registered = tasks.register(winner, pointers, dataset, decided_on, recipe, place)
-    package = release(recipe.model, place)
-    return Outcome(verdicts=tuple(verdicts), validated=validated, registered=registered, package=package)
+    package = release(registered.model, place)
+    return tasks.outcome(verdicts, validated, registered, package)
 
 
 def try_candidate(
@@ -37,8 +40,8 @@ def try_candidate(
 ) -> Verdict:
     """One candidate, trained, scored and judged; its numbers and pictures are in MLflow whatever the verdict."""
     trained = tasks.train(name, recipe.candidates[name], shards, recipe, place)
-    bundle = tasks.bundle(trained, recipe, place)
+    bundle = tasks.bundle(name, trained, recipe, place)
     scores = tasks.evaluate(name, bundle, shards, encoder, recipe, place)
-    verdict = tasks.gate(trained, scores, champion, recipe, place)
-    tasks.track(trained, verdict, shards.validated.dataset, recipe, place)
+    verdict = tasks.gate(name, trained, scores, champion, recipe, place)
+    tasks.track(name, trained, verdict, shards.validated.dataset, recipe, place)
     return verdict

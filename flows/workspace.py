@@ -67,6 +67,22 @@ class Workspace:
         return self.root / "releases"
 
     @property
+    def prefect(self) -> Path:
+        return self.root / "prefect"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
     def log(self) -> Path:
         return self.root / "logs" / "atelier.log"
 
@@ -114,7 +130,7 @@ def enter(workspace: Workspace, *, debug: bool = False) -> None:
         **(LOUD if debug else {}),
         "OMP_WAIT_POLICY": "passive",  # spinning threads starve whatever else runs
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),  # one core stays with Prefect's server
-        "PREFECT_HOME": str(workspace.root / "prefect"),
+        "PREFECT_HOME": str(workspace.prefect),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

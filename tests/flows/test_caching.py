@@ -3,16 +3,19 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components import closure
+from components.errors import AtelierError
 from components.records import Artifact, Pointer
 from components.store import Store
 from flows import caching
 
 ROOT = Path(__file__).resolve().parents[2]
 REACHES = ["components.spelling"]
+ASKED = {"rows": Artifact(kind="rows", digest="sha256:1"), "size": 28}
 
 
 @pytest.fixture(autouse=True)
@@ -20,26 +23,27 @@ def fresh() -> Iterator[None]:
     caching._code.cache_clear()
     yield
     caching._code.cache_clear()
+    caching._sources.clear()
 
 
 def test_the_same_question_has_the_same_key() -> None:
-    asked = [Artifact(kind="rows", digest="sha256:1"), {"size": 28, "flip": True}]
-    again = [Artifact(kind="rows", digest="sha256:1"), {"flip": True, "size": 28}]
-    assert caching.key("train", asked, REACHES) == caching.key("train", again, REACHES)
+    asked = {"rows": Artifact(kind="rows", digest="sha256:1"), "prepare": {"size": 28, "flip": True}}
+    again = {"prepare": {"flip": True, "size": 28}, "rows": Artifact(kind="rows", digest="sha256:1")}
+    assert caching.key("train", asked, REACHES).name == caching.key("train", again, REACHES).name
 
 
 @pytest.mark.parametrize(
     ("stage", "asked", "reaches"),
     [
-        ("evaluate", [Artifact(kind="rows", digest="sha256:1"), 28], REACHES),
-        ("train", [Artifact(kind="rows", digest="sha256:2"), 28], REACHES),
-        ("train", [Artifact(kind="rows", digest="sha256:1"), 29], REACHES),
-        ("train", [Artifact(kind="rows", digest="sha256:1"), 28], ["components.rows"]),
+        ("evaluate", ASKED, REACHES),
+        ("train", {**ASKED, "rows": Artifact(kind="rows", digest="sha256:2")}, REACHES),
+        ("train", {**ASKED, "size": 29}, REACHES),
+        ("train", ASKED, ["components.rows"]),
     ],
 )
-def test_another_question_has_another_key(stage: str, asked: object, reaches: list[str]) -> None:
-    first = caching.key("train", [Artifact(kind="rows", digest="sha256:1"), 28], REACHES)
-    assert caching.key(stage, asked, reaches) != first
+def test_another_question_has_another_key(stage: str, asked: dict[str, Any], reaches: list[str]) -> None:
+    first = caching.key("train", ASKED, REACHES)
+    assert caching.key(stage, asked, reaches).name != first.name
 
 
 def copy_of_the_code(to: Path) -> Path:
@@ -66,19 +70,35 @@ def test_code_that_is_reached_moves_the_key(
     project = copy_of_the_code(tmp_path)
     monkeypatch.setattr(closure, "ROOT", project)
     reaches = ["components.evaluation", "components.modalities.image.shards"]
-    before = caching.key("evaluate", [], reaches)
+    before = caching.key("evaluate", {}, reaches).name
     with (project / changed).open("a") as stream:
         stream.write("\n# another word\n")
     caching._code.cache_clear()
-    assert (caching.key("evaluate", [], reaches) != before) is moves
+    assert (caching.key("evaluate", {}, reaches).name != before) is moves
 
 
 def test_a_library_of_another_version_moves_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     reaches = ["components.contract"]
-    before = caching.key("train", [], reaches)
+    before = caching.key("train", {}, reaches).name
     monkeypatch.setattr(closure, "version", lambda name: "0.0.1" if name == "torch" else "1")
     caching._code.cache_clear()
-    assert caching.key("train", [], reaches) != before
+    assert caching.key("train", {}, reaches).name != before
+
+
+def test_code_that_changes_while_a_run_is_on_is_refused_and_the_key_stays_that_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closure, "ROOT", copy_of_the_code(tmp_path))
+    caching.freeze()
+    before = caching.key("train", {}, ["components.store"]).name
+    caching.refuse_changed(["components.store"])
+    with (tmp_path / "components" / "records.py").open("a") as stream:
+        stream.write("# another word\n")
+    caching._code.cache_clear()
+    assert caching.key("train", {}, ["components.store"]).name == before
+    with pytest.raises(AtelierError, match=r"components/records.py changed while the run was on"):
+        caching.refuse_changed(["components.store"])
+    caching.refuse_changed(["components.spelling"])
 
 
 def test_whole_is_every_artifact_of_a_record_byte_for_byte(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_fault_of_ours_is_said_to_be_one_and_the_next_recipe_runs(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("planted\nin two lines")
 
-    monkeypatch.setattr(running.workspace, "find", fail)
+    monkeypatch.setattr(running.workspace, "enter", fail)
     result = running.run(Path("any.yaml"), (), Console())
     assert result.exit_code == 1
     assert "internal error: ZeroDivisionError: planted in two lines" in result.summary["error"]

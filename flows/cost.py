@@ -1,0 +1,75 @@
+"""What a piece of work cost: seconds, peak memory and, where the machine tells it, energy.
+
+Peak memory is that of this process, which Linux counts anew from each start of a meter; a stage that works in another
+process adds what that one says of itself. Energy is what the processors and GPUs of the whole machine took meanwhile,
+whoever used them: Linux's powercap counters (often for root only), and NVML's.
+"""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass
+class Meter:
+    """Measures between `start` and `stop`; what cannot be read is None."""
+
+    seconds: float = 0.0
+    peak_memory: int | None = None  # bytes
+    joules: float | None = None
+    powercap: Path = POWERCAP
+    _begun: float = field(default=0.0, repr=False)
+    _counters: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def start(self) -> None:
+        self._begun = time.monotonic()
+        self._counters = energy(self.powercap)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from now on
+
+    def stop(self) -> None:
+        self.seconds = time.monotonic() - self._begun
+        self.peak_memory = _peak()
+        now = energy(self.powercap)
+        spent = [_since(self._counters[name], now[name], name) for name in self._counters.keys() & now.keys()]
+        self.joules = sum(spent) if spent else None
+
+
+def energy(powercap: Path) -> dict[str, float]:
+    """The energy counters of this machine in joules: processor packages by folder, GPUs by index."""
+    found: dict[str, float] = {}
+    for package in powercap.glob("*:[0-9]*"):
+        if package.name.count(":") == 1:  # the parts of a package are counted in it
+            with suppress(OSError, ValueError):
+                found[str(package)] = int((package / "energy_uj").read_text()) / 1e6
+    return {**found, **_gpus()}
+
+
+def _gpus() -> dict[str, float]:
+    if not Path("/proc/driver/nvidia").exists():
+        return {}
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return {f"gpu{i}": pynvml.nvmlDeviceGetTotalEnergyConsumption(h) / 1e3 for i, h in enumerate(handles)}
+    except Exception:  # noqa: BLE001 - old drivers, other vendors and bare containers refuse in ways of their own
+        return {}
+
+
+def _since(before: float, now: float, name: str) -> float:
+    """What a counter gained; a package's starts again from zero at its range."""
+    if now >= before:
+        return now - before
+    return now - before + int((Path(name) / "max_energy_range_uj").read_text()) / 1e6
+
+
+def _peak() -> int | None:
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    return None
