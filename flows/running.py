@@ -61,7 +61,7 @@ def _told(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: f
 def _keep_record(path: Path, result: Result) -> None:
     """What the run came to and what each stage cost, in the workspace, one file per run."""
     with suppress(AtelierError, OSError):  # without a workspace, or room in it, that is what the run has told
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{path.stem}-{os.getpid()}.json"
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{path.stem}-{os.getpid()}.json"
         place = workspace.find(path.parent, Path.cwd())
         write_atomically(place.records / name, json.dumps(result.summary, indent=2).encode())
 

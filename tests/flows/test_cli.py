@@ -119,11 +119,12 @@ def test_a_disk_without_room_for_a_run_is_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_a_fault_of_ours_is_said_to_be_one_and_the_next_recipe_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted\nin two lines")
 
+    monkeypatch.setenv("ATELIER_WORKSPACE", str(tmp_path))
     monkeypatch.setattr(running.workspace, "enter", fail)
     result = running.run(Path("any.yaml"), (), Console())
     assert result.exit_code == 1
@@ -131,6 +132,7 @@ def test_a_fault_of_ours_is_said_to_be_one_and_the_next_recipe_runs(
     assert "Traceback" not in capsys.readouterr().err
     running.run(Path("any.yaml"), (), Console(), debug=True)
     assert "Traceback" in capsys.readouterr().err
+    assert len(list((tmp_path / "records").iterdir())) == 2
 
 
 def test_ctrl_c_is_seen_behind_the_error_that_prefect_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
