@@ -1,14 +1,14 @@
-"""Ingest: a source of rows, whatever its form, into the one form of `rows.py`, in the store.
+"""Ingest: a source of rows, whatever its kind, into the one form of `rows.py`, in the store.
 
-A kind of source is two small functions, which say what columns it has and stream them as Arrow batches; it is known by
-the suffix of the source's files. All the rest (payloads, ids, labels, sides) is the same for every kind.
+A kind of source says what columns it has and streams them as Arrow batches (see `sources/contract.py`). All the rest
+(payloads, ids, labels, sides) is the same for every kind.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +21,57 @@ from components import rows, versioning
 from components.errors import AtelierError
 from components.recipe import Data, HeldOut
 from components.records import Dataset
+from components.sources import kinds, remote, urls
+from components.sources.contract import MOST_CLASSES, ROWS_AT_ONCE, Table
+from components.sources.listing import CARD, Listing, unreadable
+from components.sources.repeats import Repeats
 from components.spelling import unknown
 from components.store import Store
 
-ROWS_AT_ONCE = 1024
-BYTES_AT_ONCE = 64 * 2**20  # where rows are large, fewer are read at once
 ROWS_A_PART = 64 * ROWS_AT_ONCE
-CARD = "README.md"
+SHOWN = 10  # values that a message lists
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How one kind of source is read: its column names, and a stream of the named ones."""
+class _Origin:
+    """Where the files of a source lie, and which version of them that is."""
 
-    columns: Callable[[Sequence[Path]], list[str]]
-    read: Callable[[Sequence[Path], Sequence[str]], Iterator[pa.RecordBatch]]
+    listing: Listing
+    name: str  # as records name it
+    version: str
+    commit: str | None
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A source whose kind, columns and classes are known."""
+    """An opened source whose payload, columns and classes are known."""
 
     name: str
-    files: Sequence[Path]
-    kind: Kind
+    table: Table
     payload: str
     held_out: HeldOut
     named: Sequence[str]  # those of id, label and text that are there
     classes: tuple[str, ...] = ()
-    listed: bool = False  # whether the card lists the classes: whole numbers are indices into it then
-
-    def read(self, *columns: str) -> Iterator[pa.RecordBatch]:
-        return self.kind.read(self.files, columns)
+    listed: bool = False  # whether the classes are listed: whole numbers are indices into them then
 
 
 def ingest(data: Data, *, modality: str, project: Path, store: Store) -> Dataset:
     """The rows of a recipe's source as an artifact of kind "rows": the same source gives the same digest.
 
-    The source is pulled first where DVC tracks it. Memory is bounded by a batch of rows and a page of the source; a
-    source without ids needs about 150 bytes more for each row. An `AtelierError` names what is wrong with the source.
+    The source is pulled first where DVC tracks it, and fetched where it is a URL. Memory is bounded by a batch of rows
+    and a page of the source, and by 12 to 60 bytes a row for ids and names of files. An `AtelierError` names what is
+    wrong with the source.
     """
-    versioning.pull(project, data.source)
-    version = versioning.version_of(project, data.source)
-    path = versioning.locate(project, data.source)
-    card = _card(path)
-    source = _open(path, data, modality, card)
+    origin = _origin(data, project, store)
+    card = _card(origin.listing)
+    source = _open(origin.listing, data, modality, card)
     with store.writing("rows") as draft:
         sides = _write(_canonical(source), draft.directory)
         _check_sides(source, sides)
     return Dataset(
-        source=path.relative_to(project.resolve()).as_posix(),
-        version=version,
-        commit=versioning.commit_of(project, data.source),
+        source=origin.name,
+        version=origin.version,
+        commit=origin.commit,
         rows=draft.artifact,
         count=sides.total(),
         classes=source.classes,
@@ -80,74 +79,67 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store) -> Dataset
     )
 
 
-def _parquet_columns(files: Sequence[Path]) -> list[str]:
-    with _opened_parquet(files[0]) as file:
-        return list(file.schema_arrow.names)
+def _origin(data: Data, project: Path, store: Store) -> _Origin:
+    """The files of a source, brought here; nothing in them leads elsewhere."""
+    if urls.is_url(data.source):
+        artifact = remote.fetch(data.source, store)
+        shown = urls.shown(data.source)
+        return _Origin(Listing(store.path(artifact), shown), shown, artifact.digest, None)
+    versioning.pull(project, data.source)
+    path = versioning.locate(project, data.source)
+    listing = Listing(path, data.source)
+    if path.is_file():
+        listing = Listing(path.parent, data.source, only=path.name)
+    elif path.is_dir():
+        listing = Listing(path, data.source, verified=versioning.is_tracked(project, data.source))
+        for _ in listing.entries():  # so that no link is followed before it is known where it leads
+            pass
+    version = versioning.version_of(project, data.source)
+    name = path.relative_to(project.resolve()).as_posix()
+    return _Origin(listing, name, version, versioning.commit_of(project, data.source))
 
 
-def _read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    for path in files:
-        with _opened_parquet(path) as file:
-            if missing := [name for name in columns if name not in file.schema_arrow.names]:
-                raise AtelierError(f"{path} has no column {missing[0]!r}, though {files[0].name} beside it has one")
-            groups = [file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups)]
-            fitting = BYTES_AT_ONCE * file.metadata.num_rows // max(sum(groups), 1)
-            try:
-                yield from file.iter_batches(max(1, min(ROWS_AT_ONCE, fitting)), columns=list(columns))
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(path, error) from None
-
-
-def _opened_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> AtelierError:
-    return AtelierError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())}. Put it there again.")
-
-
-KINDS: Mapping[str, Kind] = {".parquet": Kind(_parquet_columns, _read_parquet)}
-
-
-def _open(path: Path, data: Data, modality: str, card: Mapping[str, Any]) -> _Source:
+def _open(listing: Listing, data: Data, modality: str, card: Mapping[str, Any]) -> _Source:
     """The source with its kind, its columns and its classes known."""
-    every = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not _is_aside(p, path))
-    suffixes = sorted({file.suffix for file in every})
-    if not every:
-        raise AtelierError(f"the source {data.source!r} holds no files. Put {' or '.join(KINDS)} files into it.")
-    if not (known := [suffix for suffix in suffixes if suffix in KINDS]):
-        found = ", ".join(suffix or "no suffix" for suffix in suffixes)
-        raise AtelierError(f"the source {data.source!r} is of no known kind: {found}; known: {', '.join(KINDS)}")
-    kind, files = KINDS[known[0]], [file for file in every if file.suffix == known[0]]
-    columns = kind.columns(files)
-    payload = next((name for name in (modality, "payload", "bytes") if name in columns), None)
+    kind = kinds.choose(listing, data.kind)
+    if kind.modality not in (None, modality):
+        raise AtelierError(
+            f"the source {listing.title!r} holds {kind.holds}, from which only the modality {kind.modality!r} learns, "
+            f"but the recipe is of modality {modality!r}."
+        )
+    table = kind.open(listing, modality)
+    payload = table.payload or next((name for name in (modality, "payload", "bytes") if name in table.columns), None)
     if payload is None:
         raise AtelierError(
-            f"the source {data.source!r} has no column with the bytes of each row: name it {modality!r}, 'payload' or "
-            f"'bytes'; there are: {', '.join(columns)}"
+            f"the source {listing.title!r} has no column with the bytes of each row: name it {modality!r}, 'payload' "
+            f"or 'bytes'; there are: {', '.join(table.columns)}"
         )
-    if data.held_out.column is not None and data.held_out.column not in columns:
+    held_out = data.held_out
+    if held_out.column is not None and held_out.column not in table.columns:
         raise AtelierError(
-            f"data.held_out.column of {data.source!r}: {unknown('column', data.held_out.column, columns)}"
+            f"data.held_out.column of {listing.title!r}: {unknown('column', held_out.column, table.columns)}"
         )
-    named = [name for name in ("id", "label", "text") if name in columns and name != payload]
-    source = _Source(data.source, files, kind, payload, data.held_out, named)
-    return source if "label" not in named else _with_classes(source, card)
+    if held_out.by == "block" and not table.blocks:
+        raise AtelierError(
+            f"data.held_out says `by: block`, which is for text files, but {listing.title!r} holds {kind.holds}, whose "
+            f"rows stand as they are: write {{share: {held_out.share}, by: digest}}."
+        )
+    named = [name for name in ("id", "label", "text") if name in table.columns and name != payload]
+    classes, listed = _classes(listing, table, card) if "label" in named else ((), False)
+    return _Source(listing.title, table, payload, held_out, named, classes, listed)
 
 
-def _is_aside(path: Path, source: Path) -> bool:
-    return path.name == CARD or any(part.startswith(".") for part in path.relative_to(source).parts)
-
-
-def _card(path: Path) -> Mapping[str, Any]:
+def _card(listing: Listing) -> Mapping[str, Any]:
     """The front matter of the source's README.md; empty where there is none."""
-    card = path / CARD
-    if not card.is_file():
+    card = listing.root / CARD
+    if listing.only is not None or not card.is_file():
         return {}
-    head, *rest = card.read_text(encoding="utf-8").split("\n---", 1)
+    try:
+        head, *rest = card.read_text(encoding="utf-8").split("\n---", 1)
+    except UnicodeDecodeError:
+        raise AtelierError(f"{card} is not UTF-8. Convert it, as with `iconv -t UTF-8`.") from None
+    except OSError as error:
+        raise unreadable(listing.title, error, CARD) from None
     if not head.startswith("---") or not rest:
         return {}
     try:
@@ -159,20 +151,38 @@ def _card(path: Path) -> Mapping[str, Any]:
     return facts
 
 
-def _with_classes(source: _Source, card: Mapping[str, Any]) -> _Source:
-    """The classes of the card; without one, the labels that there are, in order."""
-    if names := card.get("classes"):
-        return replace(source, classes=tuple(str(name) for name in names), listed=True)
-    seen = {label for batch in source.read("label") for label in batch.column(0).unique().to_pylist()}
-    return replace(source, classes=tuple(str(label) for label in sorted(seen - {None})))
+def _classes(listing: Listing, table: Table, card: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
+    """The classes of the card, of the source itself, or else the labels that there are, in order; whether listed."""
+    names = tuple(str(name) for name in card.get("classes") or ())
+    if names and table.indexed and names != table.classes:
+        raise AtelierError(
+            f"the card of {listing.title!r} lists the classes {_some(names)}, but its data {_some(table.classes)}. "
+            "Remove `classes` from the README.md, or correct it."
+        )
+    if names or table.classes:
+        return names or table.classes, True
+    seen: set[Any] = set()
+    for batch in table.read(["label"]):
+        seen.update(batch.column(0).unique().to_pylist())
+        if len(seen) > MOST_CLASSES:
+            raise AtelierError(
+                f"the column 'label' of {listing.title!r} has more than {MOST_CLASSES:,} different values, so it does "
+                "not name classes. Call it 'text' if it says what the row shows, or list the classes in README.md."
+            )
+    return tuple(str(label) for label in sorted(seen - {None})), False
+
+
+def _some(values: Iterable[str]) -> str:
+    first = list(islice(values, SHOWN + 1))
+    return ", ".join(first[:SHOWN]) + (" ..." if len(first) > SHOWN else "")
 
 
 def _canonical(source: _Source) -> Iterator[pa.RecordBatch]:
     """The source's rows in the form of `rows.SCHEMA`."""
     by_column = source.held_out.column
     wanted = dict.fromkeys([source.payload, *source.named, *([by_column] if by_column else [])])
-    repeats: Counter[bytes] = Counter()
-    for batch in source.read(*wanted):
+    repeats = Repeats()
+    for batch in source.table.read(list(wanted)):
         payloads = _payloads(source, batch)
         digests = [hashlib.sha256(payload).digest() for payload in payloads.to_pylist()]
         yield pa.RecordBatch.from_arrays(
@@ -192,29 +202,27 @@ def _canonical(source: _Source) -> Iterator[pa.RecordBatch]:
 def _payloads(source: _Source, batch: pa.RecordBatch) -> pa.Array:
     """The bytes of each row; a row without any gets none, and is for the checks to reject."""
     column = batch[source.payload]
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:  # as Hugging Face writes them
         column = pc.struct_field(column, "bytes")
     return _cast(source, column, source.payload, pa.binary()).fill_null(b"")
 
 
-def _ids(source: _Source, batch: pa.RecordBatch, digests: Sequence[bytes], repeats: Counter[bytes]) -> pa.Array:
+def _ids(source: _Source, batch: pa.RecordBatch, digests: Sequence[bytes], repeats: Repeats) -> pa.Array:
     """The source's ids; where one is missing, 16 hex digits of the payload's sha256, `-2` and so on at a repeat."""
     given = _cast(source, batch["id"], "id", pa.string()).to_pylist() if "id" in source.named else [None] * len(batch)
-    ids = []
-    for name, digest in zip(given, digests, strict=True):
-        if name is None:
-            repeats[digest[:8]] += 1
-            ordinal = repeats[digest[:8]]
-            name = digest[:8].hex() + (f"-{ordinal}" if ordinal > 1 else "")
-        ids.append(name)
-    return pa.array(ids, pa.string())
+    nameless = [digest[:8] for name, digest in zip(given, digests, strict=True) if name is None]
+    made = iter(repeats.named([key.hex() for key in nameless], nameless))
+    return pa.array([next(made) if name is None else name for name in given], pa.string())
 
 
 def _labels(source: _Source, batch: pa.RecordBatch) -> pa.Array:
     """The index of each row's class; an index that the source gives itself is taken as it is."""
     column = batch["label"]
     if source.listed and pa.types.is_integer(column.type):
-        return _cast(source, column, "label", pa.int64())
+        indices = _cast(source, column, "label", pa.int64())
+        return pc.if_else(pc.equal(indices, -1), None, indices) if source.table.indexed else indices
     names = _cast(source, column, "label", pa.string())
     indices = pc.index_in(names, value_set=pa.array(source.classes, pa.string())).cast(pa.int64())
     strange = names.filter(pc.and_(indices.is_null(), names.is_valid()))
@@ -274,8 +282,11 @@ def _check_sides(source: _Source, sides: Counter[str]) -> None:
             f"data.held_out.share {source.held_out.share} of the {sides.total()} rows of {source.name!r} leaves none "
             f"{'held out' if empty == ['held_out'] else 'to train on'}. Add rows, or change the share."
         )
-    values = {value for batch in source.read(column) for value in batch[column].unique().cast(pa.string()).to_pylist()}
-    shown = ", ".join(sorted(map(str, values))[:10])
+    values: set[str] = set()
+    for batch in source.table.read([column]):
+        values.update(map(str, _cast(source, batch[column], column, pa.string()).unique().to_pylist()))
+        values = set(sorted(values)[:SHOWN])
+    shown = ", ".join(sorted(values))
     raise AtelierError(
         f"data.held_out says that rows of {source.name!r} with {column} = {source.held_out.value!r} are held out: that "
         f"is {'none' if empty == ['held_out'] else 'every one'} of them. The values there are: {shown}"

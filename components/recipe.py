@@ -6,12 +6,13 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, field_serializer, model_validator
 
-from components import families, modalities
+from components import families, modalities, sources
 from components.contract import Strict
 from components.controls import PublicControl
 from components.errors import AtelierError
+from components.sources.urls import is_url, shown
 from components.spelling import unknown
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -29,12 +30,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class HeldOut(Strict):
-    """Which rows no training sees: the source's own split by `column` and `value`, or a `share` by digest."""
+    """Which rows no training sees: the source's own split by `column` and `value`, or a `share` by what they hold.
+
+    `by: block` says of text files that their blocks are the rows, each on a side of its own.
+    """
 
     column: str | None = None
     value: str | None = None
     share: float | None = Field(None, gt=0, lt=1)
-    by: Literal["digest"] | None = None
+    by: Literal["digest", "block"] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> "HeldOut":
@@ -44,10 +48,22 @@ class HeldOut(Strict):
         raise ValueError("held_out needs either {column, value} or {share, by}, as in {share: 0.15, by: digest}")
 
 
+def _kind_of_source(name: str) -> str:
+    if name not in sources.NAMES:
+        raise ValueError(unknown("kind of source", name, sources.NAMES))
+    return name
+
+
 class Data(Strict):
-    source: str
+    source: str = Field(repr=False)  # a path in the project, or any URL that fsspec reads
+    kind: Annotated[str, AfterValidator(_kind_of_source)] | None = None  # what the source holds says it unless named
     held_out: HeldOut = HeldOut(share=0.15, by="digest")
     reject_at_most: Share = 0.01
+
+    @field_serializer("source")
+    def _without_secrets(self, source: str) -> str:
+        """A URL is written down without its user, password and query."""
+        return shown(source) if is_url(source) else source
 
 
 class Validate(Strict):

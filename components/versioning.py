@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, TypeVar
 from components import manifest
 from components.errors import AtelierError
 from components.records import Artifact, Pointer
+from components.sources.listing import unreadable
+from components.sources.urls import is_url
 from components.spelling import unknown
-from components.store import digest_of, file_sha256, write_atomically
+from components.store import Store, digest_of, file_sha256, write_atomically
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -56,7 +58,8 @@ def locate(project: Path, source: str) -> Path:
     if "://" in source or name.is_absolute() or ".." in name.parts or not inside:
         raise AtelierError(
             f"the source {source!r} is not a path inside the project {project}. Name it relative to the project, "
-            "without `..` and links that leave it; bring what lies elsewhere in with `dvc import-url URL data/NAME`."
+            "without `..` and links that leave it. What lies elsewhere has a URL, as `file:///...`, or "
+            "comes in with `dvc import-url URL data/NAME`."
         )
     return path
 
@@ -69,11 +72,19 @@ def version_of(project: Path, source: str) -> str:
     path = locate(project, source)
     if (entries := _wanted(project, path)) is not None:
         return f"md5:{manifest.name_of(entries)}"
-    if path.is_dir():
-        return digest_of(path)
-    if path.is_file():
-        return f"sha256:{file_sha256(path)}"
+    try:
+        if path.is_dir():
+            return digest_of(path)
+        if path.is_file():
+            return f"sha256:{file_sha256(path)}"
+    except OSError as error:
+        raise unreadable(source, error) from None
     raise AtelierError(f"the source {source!r} does not exist in {project}: {_nearest(project, path)}")
+
+
+def is_tracked(project: Path, source: str) -> bool:
+    """Whether a `.dvc` pointer names the source's files, so that `pull` compares each with a digest."""
+    return _wanted(project, locate(project, source)) is not None
 
 
 def commit_of(project: Path, source: str = "data") -> str | None:
@@ -130,8 +141,15 @@ class Archive:
             write_atomically(self.root / artifact.kind / f"{bare}.dvc", text.encode())
         return Pointer(kind=artifact.kind, digest=artifact.digest, dvc=f"md5:{name}")
 
-    def keep_source(self, project: Path, source: str, *, version: str) -> Pointer:
-        """Keep the raw files of a source as they were ingested; an `AtelierError` where they have changed since."""
+    def keep_source(self, project: Path, source: str, *, version: str, store: Store | None = None) -> Pointer:
+        """Keep the raw files of a source as they were ingested; an `AtelierError` where they have changed since.
+
+        Those of a URL are taken from the store, where they were fetched to.
+        """
+        if is_url(source):
+            assert store is not None, "what was fetched lies in a store"
+            fetched = Artifact(kind="source", digest=version)
+            return self.keep(Artifact(kind="data", digest=version), store.path(fetched))
         if (found := version_of(project, source)) != version:
             raise AtelierError(
                 f"the source {source!r} changed while the run was on it: it is {found} now, but {version} was read. "

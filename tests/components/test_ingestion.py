@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components import ingestion, rows
+from components import ingestion, rows, sources
 from components.errors import AtelierError
 from components.ingestion import ingest
 from components.recipe import Data, HeldOut
 from components.records import Dataset
+from components.sources import contract
+from components.sources.kinds import KINDS
 from components.store import Store
 
 BY_COLUMN = HeldOut(column="split", value="held_out")
@@ -103,7 +105,7 @@ class TestRows:
     def test_memory_is_bounded_however_large_the_source_and_its_row_groups(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ingestion, "BYTES_AT_ONCE", 2**20)
+        monkeypatch.setattr(contract, "BYTES_AT_ONCE", 2**20)
         payloads = [number.to_bytes(4) * 25_000 for number in range(400)]  # 40 MB, one row group
         (tmp_path / "data/d").mkdir(parents=True)
         large = pa.table({"image": payloads, "split": ["train", "held_out"] * 200})
@@ -135,6 +137,24 @@ class TestRows:
         images = [{"bytes": payload, "path": "p"} for payload in columns()["image"]]
         source(tmp_path, columns(image=images))
         assert table(tmp_path, run(tmp_path))["payload"] == columns()["image"]
+
+    @pytest.mark.parametrize(
+        "kind",
+        [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.large_binary()],
+    )
+    def test_any_type_of_text_or_bytes_is_a_payload(self, tmp_path: Path, kind: pa.DataType) -> None:
+        texts = ["one", "twö", None, "one"]
+        given = pa.array(texts).cast(pa.binary()).cast(kind) if pa.types.is_large_binary(kind) else pa.array(texts)
+        source(tmp_path, columns(4, image=None, text=given.cast(kind)))
+        assert table(tmp_path, run(tmp_path, modality="text"))["payload"] == [b"one", "twö".encode(), b"", b"one"]
+
+    @pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
+    def test_ids_labels_and_splits_may_be_text_of_any_type(self, tmp_path: Path, kind: pa.DataType) -> None:
+        words = {"id": ["a", "b"], "label": ["x", "y"], "text": ["p", "q"], "split": ["held_out", "train"]}
+        source(tmp_path, columns(2, **{name: pa.array(values).cast(kind) for name, values in words.items()}))
+        found = table(tmp_path, run(tmp_path))
+        assert {name: found[name] for name in ("id", "text", "split")} == {n: words[n] for n in ("id", "text", "split")}
+        assert found["label"] == [0, 1]
 
     def test_a_row_without_bytes_stays_for_the_checks_to_reject(self, tmp_path: Path) -> None:
         source(tmp_path, columns(image=[None, *columns()["image"][1:]]))
@@ -229,6 +249,23 @@ class TestSides:
             run(tmp_path, HeldOut(share=1e-9, by="digest"))
 
 
+class TestKinds:
+    def test_the_names_a_recipe_takes_are_those_of_the_table(self) -> None:
+        assert set(sources.NAMES) == set(KINDS)
+
+    def test_a_recipe_with_an_unknown_kind_is_answered_with_the_nearest(self) -> None:
+        with pytest.raises(ValueError, match="unknown kind of source 'image'; did you mean 'images'"):
+            Data(source="data/d", kind="image")
+
+    def test_more_labels_than_there_can_be_classes_are_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ingestion, "MOST_CLASSES", 5)
+        source(tmp_path, columns(label=[f"a caption {number}" for number in range(8)]))
+        with pytest.raises(AtelierError, match="more than 5 different values, so it does not name classes"):
+            run(tmp_path)
+
+
 class TestMistakes:
     def test_a_missing_payload_lists_the_columns(self, tmp_path: Path) -> None:
         source(tmp_path, columns(image=None))
@@ -264,7 +301,7 @@ class TestMistakes:
     def test_an_unknown_kind_lists_the_known(self, tmp_path: Path) -> None:
         (tmp_path / "data/d").mkdir(parents=True)
         (tmp_path / "data/d/rows.csv").write_text("id\n")
-        with pytest.raises(AtelierError, match=r"of no known kind: \.csv; known: \.parquet"):
+        with pytest.raises(AtelierError, match=r"of no known kind: \.csv; known: parquet \(\.parquet\)"):
             run(tmp_path)
 
     def test_an_empty_folder_and_an_empty_table_are_told(self, tmp_path: Path) -> None:
