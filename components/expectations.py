@@ -5,7 +5,7 @@ It takes seconds to import and is imported when it is used.
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from components.suite import Expectation
 
 LISTED = 200  # failing rows of an expectation that the pages know; their totals count all
 SAMPLED = 20  # different failing values that a page shows: Great Expectations' own number
-FORM = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row", "id"]}
+NAMED_BY = ["row", "id"]
 
 # These compare a row with the others, so that the whole column must be there at once.
 ACROSS_ROWS = frozenset(
@@ -69,12 +69,14 @@ class Questions:
         self._batch = self._source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
 
     def ask(self, expectations: Sequence[Expectation], table: pd.DataFrame) -> None:
-        """Ask some of them of one table, whose columns `row` and `id` name its rows."""
+        """Ask some of them of one table, whose column `row` numbers its rows; `id` may name them too."""
         import great_expectations as gx
 
-        numbers = [number for number, expectation in enumerate(self._asked) if expectation in expectations]
+        numbers = [n for n, known in enumerate(self._asked) if any(known is asked for asked in expectations)]
+        named_by = [name for name in NAMED_BY if name in table.columns]
+        form = {"result_format": "COMPLETE", "unexpected_index_column_names": named_by}
         suite = gx.ExpectationSuite(name=self._name, expectations=[self._built[number] for number in numbers])
-        results = self._batch.get_batch({"dataframe": table}).validate(suite, result_format=FORM).results
+        results = self._batch.get_batch({"dataframe": table}).validate(suite, result_format=form).results
         for result in results:  # they come in an order of their own
             number = result.expectation_config.meta["number"]
             _add(self._tallies[number], self._asked[number], result)
@@ -87,11 +89,14 @@ class Questions:
             if tally.result is not None
         ]
 
-    def page(self) -> Any:
-        """All results as one of Great Expectations' own, with the totals of all tables."""
+    def page(self, ids: Callable[[Sequence[int]], Sequence[str]]) -> Any:
+        """All results as one of Great Expectations' own, with the totals of all tables.
+
+        `ids` tells the ids of rows, by their numbers in ascending order, where a table did not have them.
+        """
         from great_expectations.core import ExpectationSuiteValidationResult
 
-        results = [_whole(tally) for tally in self._tallies if tally.result is not None]
+        results = [_whole(tally, ids) for tally in self._tallies if tally.result is not None]
         held = sum(result.success for result in results)
         return ExpectationSuiteValidationResult(
             results=results,
@@ -133,9 +138,12 @@ def _check(expectation: Expectation, result: Any) -> None:
             raise AtelierError(f"validate.expect: {expectation.type} cannot be asked of this dataset: {message}")
 
 
-def _whole(tally: _Tally) -> Any:
+def _whole(tally: _Tally, ids: Callable[[Sequence[int]], Sequence[str]]) -> Any:
     """The first result, with the numbers of all."""
     result, told = tally.result, tally.result.result
+    if tally.places and "id" not in tally.places[0]:
+        known = ids([place["row"] for place in tally.places])
+        tally.places = [{**place, "id": name} for place, name in zip(tally.places, known, strict=True)]
     result.success = tally.holds
     if "unexpected_count" not in told:
         return result
@@ -148,6 +156,7 @@ def _whole(tally: _Tally) -> Any:
         "partial_unexpected_list": tally.values[:SAMPLED],
         "partial_unexpected_counts": [{"value": v, "count": n} for v, n in counts.most_common(SAMPLED)],
         "partial_unexpected_index_list": tally.places[:SAMPLED],
+        "unexpected_index_column_names": NAMED_BY,
         "unexpected_list": tally.values,
         "unexpected_index_list": tally.places,
     }

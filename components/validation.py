@@ -69,7 +69,8 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
         fates = _settle(table, failing, beside, draft.directory / "facts.parquet")
         problems = _problems(table, fates, of_all.answers() if of_all else (), reject_at_most)
         quarantined = quarantine.write(dataset.rows, draft.directory / "facts.parquet", fates.faults, store)
-        pages = {"rows": of_rows.page()} | ({"dataset": of_all.page()} if of_all else {})
+        asked_of = {"rows": of_rows} | ({"dataset": of_all} if of_all else {})
+        pages = {scope: questions.page(lambda rows: _ids(table, rows)) for scope, questions in asked_of.items()}
         docs = _publish(pages, fates, problems, dataset, store)
         if problems:
             raise _refusal(dataset.source, problems, quarantine=store.path(quarantined), docs=store.path(docs))
@@ -103,11 +104,12 @@ def _ask(questions: Questions, asked: Sequence[Expectation], table: Facts, besid
     across = [expectation for expectation in asked if expectation.type in ACROSS_ROWS]
     alone = [expectation for expectation in asked if expectation not in across]
     if alone:
-        for chunk in table.chunks(beside, _columns(alone, table)):
+        columns = {"id"}.union(*(_columns(expectation, table) for expectation in alone))
+        for chunk in table.chunks(beside, columns):
             questions.ask(alone, facts.frame(chunk))
-    if across:
-        every = np.ones(len(table), bool)
-        questions.ask(across, facts.frame(table.whole(beside, _columns(across, table), every)))
+    for expectation in across:
+        here = table.whole(beside, _columns(expectation, table), np.ones(len(table), bool))
+        questions.ask([expectation], facts.frame(here))
 
 
 def _ask_of_all(table: Facts, alive: np.ndarray, asked: Sequence[Expectation]) -> Questions | None:
@@ -116,19 +118,19 @@ def _ask_of_all(table: Facts, alive: np.ndarray, asked: Sequence[Expectation]) -
     questions = Questions("dataset", asked, [*table.known, "label_weight"])
     if not alive.any():
         return None
-    columns = _columns(asked, table)
-    beside = table.compared(alive) if columns & set(facts.COMPARED) else NOTHING_BESIDE
-    weighed = any(_named(expectation, ["label_weight"]) for expectation in asked)
-    here = facts.frame(table.whole(beside, columns | ({"label", "split"} if weighed else set()), alive))
-    questions.ask(asked, here.assign(label_weight=facts.label_weight(here)) if weighed else here)
+    beside = table.compared(alive)
+    for expectation in asked:  # each with its own columns only, which bounds the memory
+        weighed = {"label", "split"} if _named(expectation, ["label_weight"]) else set()
+        here = facts.frame(table.whole(beside, _columns(expectation, table) | weighed, alive))
+        questions.ask([expectation], here.assign(label_weight=facts.label_weight(here)) if weighed else here)
     return questions
 
 
-def _columns(asked: Sequence[Expectation], table: Facts) -> set[str]:
-    """The facts that are needed to ask, with those by which rows are named."""
-    if any(expectation.type.startswith("expect_table_column") for expectation in asked):
+def _columns(expectation: Expectation, table: Facts) -> set[str]:
+    """The facts that are needed to ask, with the number that names a row."""
+    if expectation.type.startswith("expect_table_column"):
         return set(table.known)
-    return {"row", "id"} | {fact for expectation in asked for fact in _named(expectation, table.known)}
+    return {"row", *_named(expectation, table.known)}
 
 
 def _named(expectation: Expectation, known: Sequence[str]) -> set[str]:
@@ -204,7 +206,8 @@ def _problems(table: Facts, fates: Fates, answers: Sequence[Answer], at_most: fl
     return problems
 
 
-def _ids(table: Facts, rows: np.ndarray) -> list[str]:
+def _ids(table: Facts, rows: Sequence[int] | np.ndarray) -> list[str]:
+    """The ids of these rows, in the order of the table."""
     kept = np.zeros(len(table), bool)
     kept[rows] = True
     return [str(name) for name in table.whole(NOTHING_BESIDE, ["id"], kept)["id"].to_pylist()]

@@ -1,5 +1,6 @@
 """What Great Expectations says of chunks is told as if it had seen the table at once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -29,6 +30,10 @@ def table(count: int, *, start: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"row": numbers, "id": [f"r{n}" for n in numbers], "width": pd.array(widths, "Int64")})
 
 
+def named(rows: Sequence[int]) -> list[str]:
+    return [f"r{row}" for row in rows]
+
+
 def asked(given: list[Expectation], *tables: pd.DataFrame) -> Questions:
     questions = Questions("rows", given, ["row", "id", "width"])
     for one in tables:
@@ -44,7 +49,7 @@ def test_chunks_give_the_answers_and_totals_of_the_whole() -> None:
         wide, sound = questions.answers()
         assert wide.rows.tolist() == list(range(0, 100, 10)) and not wide.holds
         assert len(sound.rows) == 0 and sound.holds
-        page = questions.page()
+        page = questions.page(named)
         assert not page.success and page.statistics["successful_expectations"] == 1
         told = page.results[0].result
         assert (told["element_count"], told["missing_count"], told["unexpected_count"]) == (100, 5, 10)
@@ -63,8 +68,23 @@ def test_all_failing_rows_are_answered_and_the_page_lists_the_first() -> None:
     given = [expectation(BETWEEN, column="row", max_value=-1)]
     questions = asked(given, table(LISTED), table(LISTED, start=LISTED))
     assert questions.answers()[0].rows.tolist() == list(range(2 * LISTED))
-    told = questions.page().results[0].result
+    told = questions.page(named).results[0].result
     assert len(told["unexpected_index_list"]) == LISTED and told["unexpected_count"] == 2 * LISTED
+
+
+def test_the_page_names_rows_whose_table_had_no_ids() -> None:
+    questions = asked([expectation(BETWEEN, column="width", max_value=30)], table(20).drop(columns="id"))
+    told = questions.page(named).results[0].result
+    assert [(place["row"], place["id"]) for place in told["unexpected_index_list"]] == [(0, "r0"), (10, "r10")]
+    assert told["unexpected_index_column_names"] == ["row", "id"]
+
+
+def test_the_same_expectation_twice_is_answered_twice() -> None:
+    given = [expectation(BETWEEN, column="width", max_value=30) for _ in range(2)]
+    questions = Questions("rows", given, ["row", "id", "width"])
+    for one in given:
+        questions.ask([one], table(20))
+    assert [answer.rows.tolist() for answer in questions.answers()] == [[0, 10], [0, 10]]
 
 
 def test_only_what_was_asked_is_answered() -> None:
@@ -72,7 +92,7 @@ def test_only_what_was_asked_is_answered() -> None:
     questions = Questions("rows", given, ["row", "id", "width"])
     questions.ask(given[1:], table(10))
     (answer,) = questions.answers()
-    assert answer.expectation == given[1] and len(questions.page().results) == 1
+    assert answer.expectation == given[1] and len(questions.page(named).results) == 1
 
 
 def test_the_expectations_that_compare_rows_are_known_ones() -> None:
