@@ -15,6 +15,7 @@ from pathlib import Path
 
 from components.errors import AtelierError
 from components.records import Artifact
+from components.tree import walk
 
 YOUNG_SECONDS = 60.0
 
@@ -116,10 +117,14 @@ def sweep(root: Path) -> None:
 
 
 def digest_of(directory: Path) -> str:
-    """`sha256:` over the sorted relative names of a folder's files and the sha256 of each."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    listing = [[path.relative_to(directory).as_posix(), file_sha256(path)] for path in files]
-    return "sha256:" + hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    """`sha256:` over the sorted relative names of a folder's files and the sha256 of each, as one JSON list."""
+    hashed, between = hashlib.sha256(b"["), ""
+    for entry in walk(directory):
+        if entry.what == "file" or entry.what == "link" and (directory / entry.name).is_file():
+            hashed.update(f"{between}{json.dumps([entry.name, file_sha256(directory / entry.name)])}".encode())
+            between = ", "
+    hashed.update(b"]")
+    return f"sha256:{hashed.hexdigest()}"
 
 
 def file_sha256(path: Path) -> str:

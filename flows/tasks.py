@@ -286,7 +286,7 @@ def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Poin
 
     kept = versioning.Archive(workspace.dvc)
     dataset = shards.validated.dataset
-    data = kept.keep_source(workspace.project, dataset.source, version=dataset.version)
+    data = kept.keep_source(workspace.project, dataset.source, version=dataset.version, store=store_of(workspace))
     return (data, *(kept.keep(part, store_of(workspace).path(part)) for part in (shards.shards, winner.bundle)))
 
 
