@@ -82,8 +82,8 @@ class Listing:
         real = os.path.realpath(self.root / name)
         if not self.verified and not real.startswith(f"{self._real}/"):
             raise AtelierError(f"{where}: {given!r} leads out of the folder. Copy the file into it.")
-        if not Path(real).is_file():
-            raise AtelierError(f"{where} names {given!r}, which is not there. Add the file, or remove the row.")
+        if not os.path.isfile(real):  # noqa: PTH113 - a name that is too long is not there either, which Path raises at
+            raise AtelierError(f"{where} names {given[:300]!r}, which is not there. Add the file, or remove the row.")
         return name
 
     @cached_property

@@ -4,9 +4,11 @@ import os
 import resource
 import stat
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from components.errors import AtelierError
 from components.recipe import HeldOut
@@ -94,6 +96,22 @@ class TestRows:
         (place / "y").symlink_to("x")  # its files are read where they lie
         dataset = run(tmp_path)
         assert (dataset.count, dataset.classes) == (9, ("x",))
+
+    def test_what_dvc_keeps_as_links_into_its_cache_is_read(self, tmp_path: Path) -> None:
+        project = tmp_path / "project"
+        folder(project)
+        Repo.init(str(project), no_scm=True).close()
+        with (project / ".dvc/config").open("a") as config:
+            config.write(f"[cache]\n    type = symlink\n    dir = {tmp_path}/cache\n")
+        with chdir(project), Repo(str(project)) as repo:
+            repo.add("data")
+        assert (project / "data/d/a.png").is_symlink()
+        dataset = run(project)
+        assert dataset.version.startswith("md5:")
+        assert table(project, dataset)["payload"] == list(PICTURES.values())
+        (project / "data/d/z.png").symlink_to("/etc/passwd")
+        with pytest.raises(AtelierError, match=r"z\.png"):
+            run(project)
 
 
 class TestMetadata:

@@ -77,6 +77,7 @@ def test_labels_of_words_and_numbers_are_words(tmp_path: Path) -> None:
         (lines({"image": "../../secret"}), r"line 1: '../../secret' is not a path to a file inside the folder"),
         (lines({"image": "https://host/a.png"}), "is not a path to a file inside"),
         (lines({"image": "gone.png"}), r"line 1 names 'gone\.png', which is not there"),
+        (lines({"image": "a" * 5000}), r"line 1 names 'aaa.*', which is not there"),
         (lines({"image": "x"}), "line 1 names 'x', which is not there"),
         (lines({"image": ["a.png"]}), r"line 1: 'image' must be text or a whole number, not \[\"a\.png\"\]"),
         (lines({"bytes": "no base64!"}), "line 1: 'bytes' is not base64"),
