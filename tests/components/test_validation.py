@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,39 @@ def floats() -> bytes:
     return stream.getvalue()
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def huge() -> bytes:
+    """A PNG of 50,000 x 50,000 pixels, as its header says."""
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def stuffed(kind: bytes, head: bytes) -> bytes:
+    """A sound PNG with one more chunk, that inflates to 100 MB."""
+    whole = png(np.arange(784).reshape(28, 28))
+    return whole[:33] + chunk(kind, head + zlib.compress(bytes(100 * 2**20), 9)) + whole[33:]
+
+
+def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
 PLANTED = {
+    "nothing": ({"payload": b""}, "does not decode", "none of PNG, JPEG"),
+    "huge": ({"payload": huge()}, "does not decode", "2500000000 pixels"),
+    "text bomb": ({"payload": stuffed(b"zTXt", b"k\0\0")}, "does not decode", "Decompressed data too large"),
+    "profile bomb": ({"payload": stuffed(b"iCCP", b"k\0\0")}, "does not decode", "Decompressed data too large"),
+    "damaged": (
+        {"payload": png(np.arange(784).reshape(28, 28))[:-30] + bytes(30)},
+        "does not decode",
+        "does not decode: ",
+    ),
     "truncated": ({"payload": png(np.arange(784).reshape(28, 28))[:60]}, "does not decode", "truncated"),
     "bomb": ({"payload": bomb()}, "does not decode", "9000 x 9000 pixels, over 64 megapixels"),
     "no picture": ({"payload": b"hello"}, "does not decode", "none of PNG, JPEG"),
@@ -148,6 +181,126 @@ def test_a_planted_row_alone_goes_to_quarantine_with_its_reason(plant: str, stor
     assert row["id"] == "train-11" and reason in row["reason"] and row["payload"] == given[11]["payload"]
     assert next(iter(validated.rejected)) == fault and sum(validated.rejected.values()) == 1
     assert sum(validated.accepted.values()) == 99
+
+
+def sheet(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8))
+
+
+def unusual() -> dict[str, bytes]:
+    """Whole pictures of kinds that people have: each may be trained on, an animation by its first frame."""
+    one, others = sheet(1000), [sheet(1001), sheet(1002)]
+    several = {"save_all": True, "append_images": others}
+    palette = one.convert("RGB").quantize(64)
+    no_turn = Image.Exif()
+    no_turn[0x0112] = 99
+    return {
+        "animated GIF": saved(one, "GIF", **several),
+        "animated WEBP": saved(sheet(1003), "WEBP", **several),
+        "TIFF of pages": saved(sheet(1004), "TIFF", **several),
+        "CMYK JPEG": saved(sheet(1005).convert("CMYK"), "JPEG"),
+        "sixteen bits": saved(Image.fromarray(np.asarray(sheet(1006)).astype(np.uint16) * 257), "PNG"),
+        "transparent palette": saved(palette, "PNG", transparency=bytes(range(0, 256, 4))),
+        "EXIF that turns nowhere": saved(sheet(1007), "JPEG", exif=no_turn),
+        "EXIF that is broken": saved(sheet(1008), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
+        "more pixel data than pixels": inflating(sheet(1009)),
+    }
+
+
+def inflating(picture: Image.Image) -> bytes:
+    """A PNG whose pixel data go on for 100 MB after the last line: they are never unpacked."""
+    lines = np.pad(np.asarray(picture), ((0, 0), (1, 0))).tobytes()
+    header = struct.pack(">IIBBBBB", *picture.size, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(lines + bytes(100 * 2**20), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_unusual_pictures_are_accepted_and_prepared(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
+    given = clean()
+    for row, payload in zip(given, unusual().values(), strict=False):
+        row["payload"] = payload
+    validated = check(given, store)
+    assert validated.rejected == {} and capfd.readouterr() == ("", "")
+    prepared = preprocessing.prepare(validated, {"size": 28, "channels": 1}, modality="image", store=store)
+    pixels = shards.open_split(store.path(prepared.shards), "train").pixels
+    for place, kind in enumerate(unusual()):
+        if kind in ("TIFF of pages", "sixteen bits", "more pixel data than pixels"):  # those that lose nothing
+            seed = {"TIFF of pages": 1004, "sixteen bits": 1006, "more pixel data than pixels": 1009}[kind]
+            assert np.array_equal(pixels[place, 0], np.asarray(sheet(seed)))
+
+
+def test_a_tiff_reads_no_other_file(tmp_path: Path, store: Store) -> None:
+    """Its strips are offsets into its own bytes: beyond their end there is nothing, whatever lies beside it."""
+    payload = bytearray(saved(sheet(0), "TIFF"))
+    entries = struct.unpack_from("<I", payload, 4)[0]
+    for entry in range(struct.unpack_from("<H", payload, entries)[0]):
+        place = entries + 2 + 12 * entry
+        if struct.unpack_from("<H", payload, place)[0] == 273:  # StripOffsets
+            struct.pack_into("<I", payload, place + 8, 10**9)
+    given = clean()
+    given[0]["payload"] = bytes(payload)
+    (row,) = quarantined(check(given, store, at_most=0.01), store)
+    assert row["id"] == "train-0" and row["reason"].startswith("does not decode: ")
+
+
+def test_a_picture_of_another_size_than_the_recipe_asks_is_rejected_and_the_good_ones_go_on(store: Store) -> None:
+    given, tall = clean(), pictures(5, height=31)
+    given[7]["payload"] = next(tall)
+    validated = check(given, store, HEIGHT, at_most=0.01)
+    assert validated.rejected == {"height must be between 28 and 28": 1} and sum(validated.accepted.values()) == 99
+
+
+def test_a_duplicate_of_a_rejected_row_is_kept(store: Store) -> None:
+    given = clean()
+    given[3]["label"] = 9
+    given[5]["payload"] = given[3]["payload"]
+    given[6]["payload"] = given[3]["payload"]
+    assert [row["id"] for row in quarantined(check(given, store, at_most=0.02), store)] == ["train-3", "train-6"]
+
+
+def test_chunks_change_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults and twins in different chunks, and every check that compares rows."""
+    given = clean(700)
+    given[40]["payload"] = given[600]["payload"] = given[3]["payload"]
+    given[-1]["payload"], given[500]["payload"], given[650]["label"] = given[4]["payload"], b"no", 9
+    given[10]["id"] = given[640]["id"] = "twice"
+    expect = [
+        HEIGHT,
+        {"type": "expect_column_values_to_be_unique", "column": "id", "fault": "shares its id"},
+        {"type": "expect_column_values_to_be_in_set", "column": "leaks", "value_set": [False], "fault": "leaks"},
+    ]
+    whole = check(given, store, *expect, at_most=0.1)
+    assert whole.rejected == {
+        "does not decode": 1,
+        "has a label outside the classes": 1,
+        "is the same picture as an earlier row": 2,
+        "leaks": 1,
+        "shares its id": 2,
+    }
+    read = rows.read
+    monkeypatch.setattr("components.facts.CHUNK", 100)
+    monkeypatch.setattr("components.facts.rows.read", lambda directory: read(directory, batch_rows=30))
+    chunked = check(given, store, *expect, at_most=0.1)
+    assert facts(chunked, store) == facts(whole, store)
+    assert quarantined(chunked, store) == quarantined(whole, store)
+    assert (chunked.accepted, chunked.rejected) == (whole.accepted, whole.rejected)
+    for page in ("index.html", "rows.html", "dataset.html"):
+        assert (store.path(chunked.docs) / page).read_text() == (store.path(whole.docs) / page).read_text()
+
+
+def test_expectations_may_name_what_is_said_of_a_row(store: Store) -> None:
+    given = [{**row, "text": "a shirt"} for row in clean()]
+    given[4]["text"] = "<b>"
+    letters = {"type": "expect_column_values_to_match_regex", "column": "text", "regex": "^[a-z ]+$"}
+    (row,) = quarantined(check(given, store, letters, at_most=0.01), store)
+    assert row["id"] == "train-4" and row["reason"] == "text is <b>, must be of the form ^[a-z ]+$"
+
+
+def test_a_condition_on_another_fact_is_asked_with_it(store: Store) -> None:
+    given = clean()
+    wide = {"type": BETWEEN, "column": "width", "min_value": 30, "condition_parser": "pandas"}
+    validated = check(given, store, {**wide, "row_condition": "id == 'train-7'"}, at_most=0.01)
+    assert [row["id"] for row in quarantined(validated, store)] == ["train-7"]
 
 
 def test_a_duplicate_on_its_side_is_rejected_and_the_first_kept(store: Store) -> None:
