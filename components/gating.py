@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from scipy.stats import t as student
+from scipy.special import stdtrit as student_quantile  # scipy.stats takes half a second to import
 
 from components import modalities
 from components.errors import GateFailed
@@ -27,7 +27,7 @@ class Estimate:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Two-sided Student interval of the mean."""
-        reach = float(student.ppf((1 + confidence) / 2, self.count - 1)) * self.error
+        reach = float(student_quantile(self.count - 1, (1 + confidence) / 2)) * self.error
         return self.mean - reach, self.mean + reach
 
 
@@ -130,4 +130,4 @@ def _welch_reach(ours: Estimate, theirs: Estimate, confidence: float) -> float:
     if squared == 0:
         return 0.0
     freedom = squared**2 / (ours.error**4 / (ours.count - 1) + theirs.error**4 / (theirs.count - 1))
-    return float(student.ppf(confidence, freedom)) * math.sqrt(squared)
+    return float(student_quantile(freedom, confidence)) * math.sqrt(squared)

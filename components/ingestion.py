@@ -20,7 +20,7 @@ import yaml
 from components import rows, versioning
 from components.errors import AtelierError
 from components.recipe import Data, HeldOut
-from components.records import Dataset
+from components.records import Artifact, Dataset, Source
 from components.sources import kinds, remote, urls
 from components.sources.contract import MOST_CLASSES, ROWS_AT_ONCE, Table
 from components.sources.listing import CARD, Listing, unreadable
@@ -30,16 +30,6 @@ from components.store import Store
 
 ROWS_A_PART = 64 * ROWS_AT_ONCE
 SHOWN = 10  # values that a message lists
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where the files of a source lie, and which version of them that is."""
-
-    listing: Listing
-    name: str  # as records name it
-    version: str
-    commit: str | None
 
 
 @dataclass(frozen=True)
@@ -55,48 +45,64 @@ class _Source:
     listed: bool = False  # whether the classes are listed: whole numbers are indices into them then
 
 
-def ingest(data: Data, *, modality: str, project: Path, store: Store) -> Dataset:
+def bring(data: Data, *, project: Path, store: Store) -> Source:
+    """The raw data of a recipe, here and as they should be: pulled where DVC tracks them, fetched where a URL is named.
+
+    An `AtelierError` where they cannot be had, hold work that is saved nowhere, or have a link that leads out of them.
+    """
+    if urls.is_url(data.source):
+        return Source(name=urls.shown(data.source), version=remote.fetch(data.source, store).digest, commit=None)
+    versioning.pull(project, data.source)
+    path = versioning.locate(project, data.source)
+    for _ in _listing(data, project).entries() if path.is_dir() else ():
+        pass  # so that no link is followed before it is known where it leads
+    return Source(
+        name=path.relative_to(project.resolve()).as_posix(),
+        version=versioning.version_of(project, data.source),
+        commit=versioning.commit_of(project, data.source),
+    )
+
+
+def ingest(data: Data, *, modality: str, project: Path, store: Store, source: Source | None = None) -> Dataset:
     """The rows of a recipe's source as an artifact of kind "rows": the same source gives the same digest.
 
-    The source is pulled first where DVC tracks it, and fetched where it is a URL. Memory is bounded by a batch of rows
-    and a page of the source, and by 12 to 60 bytes a row for ids and names of files. An `AtelierError` names what is
-    wrong with the source.
+    `source` is what `bring` said of it, which is asked where it is left out. Memory is bounded by a batch of rows and a
+    page of the source, and by 12 to 60 bytes a row for ids and names of files. An `AtelierError` names what is wrong
+    with the source, or that it changed meanwhile.
     """
-    origin = _origin(data, project, store)
-    card = _card(origin.listing)
-    source = _open(origin.listing, data, modality, card)
+    source = source or bring(data, project=project, store=store)
+    listing = _listing(data, project) if not urls.is_url(data.source) else _fetched(source, store)
+    card = _card(listing)
+    opened = _open(listing, data, modality, card)
     with store.writing("rows") as draft:
-        sides = _write(_canonical(source), draft.directory)
-        _check_sides(source, sides)
+        sides = _write(_canonical(opened), draft.directory)
+        _check_sides(opened, sides)
+        if (now := bring(data, project=project, store=store)) != source:
+            raise AtelierError(
+                f"the source {source.name!r} changed while it was read: it was {source.version} and is {now.version}. "
+                "Run the recipe again."
+            )
     return Dataset(
-        source=origin.name,
-        version=origin.version,
-        commit=origin.commit,
+        source=source.name,
+        version=source.version,
+        commit=source.commit,
         rows=draft.artifact,
         count=sides.total(),
-        classes=source.classes,
+        classes=opened.classes,
         licence=str(card.get("licence") or card.get("license") or "unknown"),
     )
 
 
-def _origin(data: Data, project: Path, store: Store) -> _Origin:
-    """The files of a source, brought here; nothing in them leads elsewhere."""
-    if urls.is_url(data.source):
-        artifact = remote.fetch(data.source, store)
-        shown = urls.shown(data.source)
-        return _Origin(Listing(store.path(artifact), shown), shown, artifact.digest, None)
-    versioning.pull(project, data.source)
+def _fetched(source: Source, store: Store) -> Listing:
+    return Listing(store.path(Artifact(kind="source", digest=source.version)), source.name)
+
+
+def _listing(data: Data, project: Path) -> Listing:
+    """The files of a source in the project."""
     path = versioning.locate(project, data.source)
-    listing = Listing(path, data.source)
     if path.is_file():
-        listing = Listing(path.parent, data.source, only=path.name)
-    elif path.is_dir():
-        listing = Listing(path, data.source, verified=versioning.is_tracked(project, data.source))
-        for _ in listing.entries():  # so that no link is followed before it is known where it leads
-            pass
-    version = versioning.version_of(project, data.source)
-    name = path.relative_to(project.resolve()).as_posix()
-    return _Origin(listing, name, version, versioning.commit_of(project, data.source))
+        return Listing(path.parent, data.source, only=path.name)
+    return Listing(path, data.source, verified=path.is_dir() and versioning.is_tracked(project, data.source))
 
 
 def _open(listing: Listing, data: Data, modality: str, card: Mapping[str, Any]) -> _Source:

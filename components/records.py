@@ -27,12 +27,20 @@ class Artifact(Record):
     digest: str  # "sha256:..." of its files' names and bytes
 
 
+class Source(Record):
+    """Raw data, brought here as they are to be read."""
+
+    name: str  # the path inside the project, or the URL without its secrets
+    version: str  # DVC's digest of this source alone: "md5:....dir"; "sha256:..." of what DVC does not track
+    commit: str | None  # the git commit whose .dvc pointer names it
+
+
 class Dataset(Record):
     """Ingested rows of one source, in one form whatever the source's was (see `rows.py`)."""
 
     source: str
-    version: str  # DVC's digest of this source alone: "md5:....dir"
-    commit: str | None  # the git commit whose data.dvc named it
+    version: str
+    commit: str | None
     rows: Artifact
     count: int
     classes: tuple[str, ...]  # the names of the labels, in order; empty where there are none

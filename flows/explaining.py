@@ -15,9 +15,14 @@ from rich.text import Text
 
 from flows.caching import Key
 
-Fate = Literal["cached", "runs", "always"]
+Fate = Literal["cached", "runs", "waits", "always"]
 SHOWN = 6  # changes that a person is shown of one stage
-MARKS: Mapping[str, tuple[str, str]] = {"cached": ("=", "dim"), "runs": ("+", "green"), "always": ("~", "yellow")}
+MARKS: Mapping[Fate, tuple[str, str, str]] = {
+    "cached": ("=", "skipped", "dim"),
+    "runs": ("+", "would run", "green"),
+    "waits": ("?", "depends", "yellow"),  # what comes before may make the same bytes as last time
+    "always": ("~", "always looked at", "dim"),
+}
 
 
 class Unknown:
@@ -57,9 +62,8 @@ class Plan:
         """A row per stage."""
         rows = Table.grid(padding=(0, 2))
         for line in self.lines:
-            mark, style = MARKS[line.fate]
+            mark, word, style = MARKS[line.fate]
             shown = [*line.why[:SHOWN], *([f"and {len(line.why) - SHOWN} more"] if len(line.why) > SHOWN else [])]
-            word = {"cached": "skipped", "runs": "would run", "always": "always looked at"}[line.fate]
             rows.add_row(Text(mark, style), line.stage, Text(word, style), Text("\n".join(shown)))
         return rows
 
@@ -117,8 +121,16 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
             for name in dict.fromkeys([*old, *new]):
                 yield from _differences(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
             return
-    if old != new:
+    if isinstance(old, list) and isinstance(new, list):
+        places = max(len(old), len(new))
+        for index, (one, other) in enumerate(zip(_filled(old, places), _filled(new, places), strict=True)):
+            yield from _differences(one, other, f"{path}.{index}")
+    elif old != new:
         yield path, old, new
+
+
+def _filled(values: list[Any], length: int) -> list[Any]:
+    return [*values, *[None] * (length - len(values))]
 
 
 def _told(what: str, old: Any, new: Any) -> str:

@@ -85,7 +85,7 @@ def stage(
         def plan(arguments: dict[str, Any], plan: explaining.Plan) -> Any:
             title = label.format(**arguments)
             if waits := explaining.missing(arguments.values()):
-                plan.says(title, "runs" if asked else "always", f"after {' and '.join(waits)}")
+                plan.says(title, "waits" if asked else "always", f"needs {', '.join(waits)}")
                 return explaining.Unknown(title)
             if (made := key(arguments)) is None:
                 plan.says(title, "always")

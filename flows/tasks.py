@@ -17,6 +17,7 @@ from components.records import (
     Registered,
     Scores,
     Shards,
+    Source,
     Trained,
     Validated,
     Verdict,
@@ -34,15 +35,38 @@ def _modality(recipe: Recipe, *parts: str) -> list[str]:
     return [f"components.modalities.{recipe.modality}.{part}" for part in parts]
 
 
-@stage(
-    "ingest",
-    retries=2,
-    note=lambda dataset: f"{dataset.count:,} rows of {dataset.source}, version {dataset.version[:14]}",
-)
-def ingest(recipe: Recipe, workspace: Workspace) -> Dataset:
+def _brought(recipe: Recipe, workspace: Workspace) -> Source:
     from components import ingestion
 
-    return ingestion.ingest(recipe.data, modality=recipe.modality, project=workspace.project, store=store_of(workspace))
+    return ingestion.bring(recipe.data, project=workspace.project, store=store_of(workspace))
+
+
+@stage("data", known=_brought, retries=2, note=lambda source: f"{source.name}, version {source.version[:14]}")
+def bring(recipe: Recipe, workspace: Workspace) -> Source:
+    return _brought(recipe, workspace)
+
+
+@stage(
+    "ingest",
+    asked=lambda source, recipe, workspace: {
+        "data": recipe.data.model_dump(exclude={"reject_at_most"}),
+        "version": source.version,
+        "modality": recipe.modality,
+    },
+    reaches=lambda source, recipe, workspace: ["components.ingestion"],
+    renew=lambda dataset, source, **_: dataset.model_copy(update={"source": source.name, "commit": source.commit}),
+    note=lambda dataset: f"{dataset.count:,} rows",
+)
+def ingest(source: Source, recipe: Recipe, workspace: Workspace) -> Dataset:
+    from components import ingestion
+
+    return ingestion.ingest(
+        recipe.data,
+        modality=recipe.modality,
+        project=workspace.project,
+        store=store_of(workspace),
+        source=source,
+    )
 
 
 @stage(

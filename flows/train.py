@@ -20,7 +20,8 @@ def train(path: str, settings: tuple[str, ...] = ()) -> Outcome:
 
 def line(recipe: Recipe, place: Workspace) -> Outcome:
     """The straight line; `explaining.py` walks the same statements."""
-    dataset = tasks.ingest(recipe, place)
+    source = tasks.bring(recipe, place)
+    dataset = tasks.ingest(source, recipe, place)
     validated = tasks.validate(dataset, recipe, place)
     shards = tasks.preprocess(validated, recipe, place)
     tasks.check_candidates(shards, recipe, place)

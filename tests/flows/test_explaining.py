@@ -31,6 +31,14 @@ def test_a_setting_that_came_or_went_is_named_too() -> None:
     assert explaining.changes(before(other), one) == ("prepare.augment: flip is gone",)
 
 
+def test_an_entry_of_a_list_is_named_by_its_place() -> None:
+    old, new = key(gates=[{"metric": "fd", "at_most": 60}]), key(gates=[{"metric": "fd", "at_most": 50}, "another"])
+    assert explaining.changes(before(old), new) == (
+        "gates.0.at_most: 60 became 50",
+        "gates.1: is new, another",
+    )
+
+
 def test_an_input_is_named_by_its_digest() -> None:
     old, new = (key(rows=Artifact(kind="rows", digest=f"sha256:{digit * 64}")) for digit in "12")
     assert explaining.changes(before(old), new) == ("rows: sha256:1111111 became sha256:2222222",)

@@ -23,7 +23,7 @@ from components.store import Store, digest_of
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "flows" / "recipes" / "fashion-tiny.yaml"
 ATELIER = Path(sys.executable).with_name("atelier")
-CACHEABLE = {"validate", "preprocess", "check candidates", "evaluate champion"} | {
+CACHEABLE = {"ingest", "validate", "preprocess", "check candidates", "evaluate champion"} | {
     f"{stage} {candidate}" for stage in ("train", "bundle", "evaluate") for candidate in ("vae", "dcgan")
 }
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -161,6 +161,38 @@ def test_a_second_run_skips_every_cacheable_stage_and_registers_nothing(second: 
     assert second.run()["created"] is False and second.run()["version"] == "1"
     assert len(place.ledger.versions()) == 1 and len(place.ledger.history("fashion-tiny")) == 1
     assert len(place.client.search_model_versions("name = 'fashion-tiny'")) == 1
+
+
+def test_explain_says_what_a_run_would_do_and_does_nothing(second: Answer, place: Place) -> None:
+    def fates(*arguments: str) -> dict[str, tuple[str, list[str]]]:
+        answer = place.atelier("explain", "fashion-tiny", *arguments)
+        assert answer.code == 0
+        return {line["stage"]: (line["fate"], line["why"]) for line in answer.json["stages"]}
+
+    before = digest_of(place.root / "store")
+    unchanged = fates()
+    assert {stage for stage, (fate, _) in unchanged.items() if fate == "cached"} >= CACHEABLE
+    changed = fates("--set", "candidates.vae.train.steps=77")
+    assert changed["train vae"] == ("runs", ["candidates.vae.train.steps: 200 became 77"])
+    assert changed["evaluate vae"][0] == "waits" and changed["train dcgan"][0] == "cached"
+    assert changed["register"][0] == "always"
+    assert digest_of(place.root / "store") == before
+
+
+def test_a_kept_result_that_was_cut_off_is_made_again(second: Answer, place: Place) -> None:
+    results = list((place.root / "prefect" / "storage").glob("gate-*"))
+    for result in results:
+        result.write_bytes(result.read_bytes()[:100])
+    again = place.atelier("run", "fashion-tiny")
+    assert results and again.code == 0 and "gate vae" in again.ran() and "train vae" in again.cached()
+    assert verdicts(again) == verdicts(second)
+
+
+def test_each_run_leaves_a_record_of_what_its_stages_cost(second: Answer, place: Place) -> None:
+    records = [json.loads(path.read_text()) for path in sorted((place.root / "records").iterdir())]
+    stages = {stage["stage"]: stage for stage in records[0]["stages"]}
+    assert stages["train vae"]["peak_memory"] > 100 * 2**20 and stages["validate"]["own_seconds"] > 0
+    assert len(records) >= 2 and not stages["train vae"]["cached"]
 
 
 def test_an_alias_that_a_crash_left_behind_is_mended_by_a_run(second: Answer, place: Place) -> None:
