@@ -1,4 +1,4 @@
-"""A run that is killed again and again, and what it comes to: as if nobody had disturbed it, or not."""
+"""A run that is stopped again and again, and what it comes to: as if nobody had disturbed it, or not."""
 
 import json
 import os
@@ -18,19 +18,25 @@ from components.store import Store
 ROOT = Path(__file__).resolve().parents[2]
 ATELIER = Path(sys.executable).with_name("atelier")
 GOES_ON_WITHIN = 300.0
+STOPS_WITHIN = 60.0
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run is killed: so many seconds into a stage; `group` takes its whole process group, as a crash does."""
+    """Where a run is stopped: so many seconds into a stage, and how.
+
+    `group` takes the whole process group: as a crash does, and as a terminal does at Ctrl-C.
+    """
 
     after: str  # the stage before; "" for the very start
     stage: str
     seconds: float
-    group: bool
+    group: bool = False
+    number: signal.Signals = signal.SIGKILL
 
     def __str__(self) -> str:
-        return f"{self.seconds:5.2f} s into {self.stage}{' (with its group)' if self.group else ''}"
+        how = f"{self.number.name}{' to the group' if self.group else ''}"
+        return f"{how} {self.seconds:5.2f} s into {self.stage}"
 
 
 @dataclass
@@ -51,8 +57,8 @@ class Line:
         (summary,) = json.loads(done.stdout)["runs"]
         return dict(summary)
 
-    def killed(self, point: Point) -> bool:
-        """Start a run and kill it there; False where it ended before."""
+    def stopped(self, point: Point) -> bool:
+        """Start a run and stop it there; False where it ended before."""
         process = subprocess.Popen(
             self._command(), cwd=ROOT, env=self._environment(), text=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
@@ -65,12 +71,13 @@ class Line:
         try:
             process.wait(point.seconds)
         except subprocess.TimeoutExpired:
-            (os.killpg if point.group else os.kill)(process.pid, signal.SIGKILL)
-        process.stderr.close()
-        code = process.wait()
-        if code == -signal.SIGKILL:
+            (os.killpg if point.group else os.kill)(process.pid, point.number)
+        words = process.stderr.read()  # to its end: a pipe that nobody reads would hold it up
+        code = process.wait(STOPS_WITHIN)
+        if stopped := code in (-signal.SIGKILL, 130):
             self.kills.append(str(point))
-        return code == -signal.SIGKILL
+        assert stopped or code == 0, f"{point}: exit code {code}: {words[-2000:]}"
+        return stopped
 
     def outcome(self, summary: dict[str, Any]) -> dict[str, Any]:
         """What must not differ: weights, scores, verdicts, the registry, and that every byte is there."""
@@ -156,7 +163,9 @@ def _whole(store: Store, folder: Path) -> bool:
     return store.holds(Artifact(kind=folder.parent.name, digest=f"sha256:{folder.name}"))
 
 
-def points(stages: Sequence[dict[str, Any]], count: int, seed: int) -> list[Point]:
+def points(
+    stages: Sequence[dict[str, Any]], count: int, seed: int, number: signal.Signals = signal.SIGKILL
+) -> list[Point]:
     """Random moments, spread over the stages in their order: each in turn, from the first to the last."""
     chance = random.Random(seed)
     chosen = sorted(chance.sample(range(len(stages)), min(count, len(stages))))
@@ -166,7 +175,8 @@ def points(stages: Sequence[dict[str, Any]], count: int, seed: int) -> list[Poin
             after=stages[index - 1]["stage"] if index else "",
             stage=stages[index]["stage"],
             seconds=chance.uniform(0, max(stages[index]["seconds"], 0.3)),
-            group=chance.random() < 0.3,
+            group=number == signal.SIGINT or chance.random() < 0.3,
+            number=number,
         )
         for index in chosen
     ]
@@ -182,9 +192,9 @@ class Survived:
 
 
 def survive(line: Line, undisturbed: dict[str, Any], where: Iterable[Point]) -> Survived:
-    """Kill the line at each point, start the same command again at once each time, and compare how it ends."""
+    """Stop the line at each point, start the same command again at once each time, and compare how it ends."""
     for point in where:
-        line.killed(point)
+        line.stopped(point)
     found = line.outcome(line.run())
     differing = [
         f"{name}: {found[name]} instead of {undisturbed[name]}" for name in found if found[name] != undisturbed[name]

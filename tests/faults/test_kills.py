@@ -1,6 +1,7 @@
-"""`kill -9` at any moment, and the same command again ends as an undisturbed run does, bit for bit."""
+"""`kill -9` or Ctrl-C at any moment, and the same command again ends as an undisturbed run does, bit for bit."""
 
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.faults.kills import Line, points, survive
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+KILL, STOP = signal.SIGKILL, signal.SIGINT
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +21,24 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str
     return summary["stages"], line.outcome(summary)
 
 
-@pytest.mark.parametrize("kills", [pytest.param(3, id="a few"), pytest.param(40, id="many", marks=pytest.mark.soak)])
-def test_killed_runs_end_as_an_undisturbed_one(
-    kills: int, undisturbed: tuple[list[dict[str, Any]], dict[str, Any]], tmp_path: Path
+@pytest.mark.parametrize(
+    ("count", "number"),
+    [
+        pytest.param(3, KILL, id="a few kills"),
+        pytest.param(40, KILL, id="many kills", marks=pytest.mark.soak),
+        pytest.param(24, STOP, id="many times Ctrl-C", marks=pytest.mark.soak),
+    ],
+)
+def test_stopped_runs_end_as_an_undisturbed_one(
+    count: int,
+    number: signal.Signals,
+    undisturbed: tuple[list[dict[str, Any]], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     stages, outcome = undisturbed
     seed = random.SystemRandom().randrange(10**6)
-    print(f"kill points of seed {seed}")
-    survived = survive(Line(tmp_path / "workspace"), outcome, points(stages, kills, seed))
+    print(f"points of seed {seed}")
+    survived = survive(Line(tmp_path / "workspace"), outcome, points(stages, count, seed, number))
     print(*survived.injected, sep="\n")
     assert not survived.differing and not survived.left, f"seed {seed}"
-    assert len(survived.injected) >= kills // 2
+    assert len(survived.injected) >= count // 2
