@@ -1,5 +1,6 @@
 """Validate: row facts once into a file, Great Expectations over them chunk by chunk, failing rows into quarantine."""
 
+import ctypes
 import json
 import logging
 import re
@@ -67,6 +68,7 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
         alive = _alive(len(table), failing)
         of_all = _ask_of_all(table, alive, asked)
         fates = _settle(table, failing, beside, draft.directory / "facts.parquet")
+        _give_back()
         problems = _problems(table, fates, of_all.answers() if of_all else (), reject_at_most)
         quarantined = quarantine.write(dataset.rows, draft.directory / "facts.parquet", fates.faults, store)
         asked_of = {"rows": of_rows} | ({"dataset": of_all} if of_all else {})
@@ -120,10 +122,19 @@ def _ask_of_all(table: Facts, alive: np.ndarray, asked: Sequence[Expectation]) -
         return None
     beside = table.compared(alive)
     for expectation in asked:  # each with its own columns only, which bounds the memory
+        _give_back()
         weighed = {"label", "split"} if _named(expectation, ["label_weight"]) else set()
         here = facts.frame(table.whole(beside, _columns(expectation, table) | weighed, alive))
         questions.ask([expectation], here.assign(label_weight=facts.label_weight(here)) if weighed else here)
     return questions
+
+
+def _give_back() -> None:
+    """Memory that is free goes back to the system: else what comes next, with its workers, lies on top of it."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
 
 
 def _columns(expectation: Expectation, table: Facts) -> set[str]:

@@ -101,11 +101,11 @@ def _measured(project: Path) -> dict[str, Any]:
 
 
 def _watch(pid: int, most: list[float]) -> None:
-    """Sums resident memory over the process and its children, what they share counted for each."""
+    """Sums memory over the process and its children, what they share counted once (Linux tells it as PSS)."""
     while True:
         try:
             above = psutil.Process(pid)
-            held = [process.memory_info().rss for process in (above, *above.children(recursive=True))]
+            held = [process.memory_full_info().pss for process in (above, *above.children(recursive=True))]
         except psutil.Error:  # one of them ended meanwhile
             if not psutil.pid_exists(pid):
                 return
