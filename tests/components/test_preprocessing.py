@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components import preprocessing, rows
+from components import preprocessing, rows, workers
 from components.records import Artifact, Dataset, Shards, Validated
 from components.store import Store
 
@@ -83,3 +83,20 @@ def test_a_fate_that_changes_changes_the_shards(turned: int, tmp_path: Path) -> 
 def test_the_same_rows_give_the_same_digest(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert prepared(store)[0] == prepared(store)[0]
+
+
+def test_workers_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    fates: list[Fate] = [("train" if n % 3 else "held_out", "is late" if n % 7 == 5 else None) for n in range(40)]
+    alone = prepared(store, fates)[0]
+    monkeypatch.setattr("components.modalities.image.shards.ROWS_AT_ONCE", 4)
+    monkeypatch.setitem(workers.mapped.__kwdefaults__, "alone", 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert prepared(store, fates)[0] == alone
+
+
+def test_arrays_are_as_numpy_writes_them(tmp_path: Path) -> None:
+    _, directory = prepared(Store(tmp_path))
+    for path in directory.glob("*.npy"):
+        np.save(tmp_path / "again.npy", np.load(path))
+        assert (tmp_path / "again.npy").read_bytes() == path.read_bytes()
