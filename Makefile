@@ -8,6 +8,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RECIPE ?= flows/recipes/fashion.yaml
 
+# A .venv that was set up but no longer starts is set up again: its packages were removed, or its Python was.
+ifneq ($(wildcard .venv/ready),)
+  ifneq ($(shell $(BIN)/python -c 'import flows.cli' 2> /dev/null && echo whole),whole)
+    $(shell rm -f .venv/ready)
+  endif
+endif
+
 .PHONY: help run serve test check soak bench clean hooks lock
 
 help: ## this list

@@ -10,6 +10,14 @@ class AtelierError(ValueError):
     exit_code = 2
 
 
+def missing_package(error: ModuleNotFoundError) -> AtelierError:
+    """What a package that is not there means for a person."""
+    return AtelierError(
+        f"the package {(error.name or str(error)).split('.')[0]} is missing from this environment. Delete .venv, and any make target sets it up "
+        "again; `atelier doctor` lists what else is not as in requirements.lock."
+    )
+
+
 class DataRejected(AtelierError):
     """The data failed its checks; nothing was trained on it."""
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from components.errors import AtelierError
+from components.errors import AtelierError, missing_package
 from flows import console, workspace
 
 app = typer.Typer(
@@ -51,6 +51,8 @@ def main() -> None:
         _complain("stopped. The same command goes on from where it was.", STOPPED)
     except AtelierError as error:
         _complain(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _complain(str(missing_package(error)), 2)
     except OSError as error:
         _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:  # noqa: BLE001 - the last door: anything else is ours, and is said so

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from components.errors import AtelierError, GateFailed
+from components.errors import AtelierError, GateFailed, missing_package
 from components.store import sweep, write_atomically
 from flows import console as consoles
 from flows import explaining, leash, summary, turns, unclosed, workspace
@@ -44,6 +44,9 @@ def _told(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: f
         told, code = error, error.exit_code
         if isinstance(error, GateFailed):
             board.console.print(summary.candidates(error.verdicts, winner=None))
+    except ModuleNotFoundError as error:
+        told = missing_package(error)
+        code = told.exit_code
     except Exception as error:  # noqa: BLE001 - anything else is ours: it is said so, and the next recipe still runs
         if _interrupted(error):
             raise KeyboardInterrupt from None
@@ -104,10 +107,13 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
                 outcome = train(str(path), settings)
         seconds = time.monotonic() - begun
         pages = summary.publish(outcome, place)
-    except OSError as error:
-        if error.errno not in workspace.REFUSALS:
-            raise
-        raise workspace.refused(error, place) from error
+    except AtelierError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in workspace.REFUSALS:
+            raise workspace.refused(error, place) from error
+        workspace.refuse_full(place, because=error)  # each vendor has an error of its own for a full disk
+        raise
     winner = next(v.candidate for v in outcome.verdicts if v.bundle == outcome.registered.bundle)
     board.console.print(summary.candidates(outcome.verdicts, winner=winner))
     board.console.print(summary.closing(outcome, place, pages, board, seconds), highlight=False, soft_wrap=True)

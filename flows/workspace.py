@@ -28,6 +28,7 @@ QUIET = {
 }
 LOUD = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # what a person can mend
+FULL_MIB = 2  # with less left, whatever fails has failed for want of room
 NEEDED_MIB = 300  # what a first run of a small recipe writes
 
 
@@ -141,6 +142,13 @@ def enter(workspace: Workspace, *, debug: bool = False) -> None:
         os.environ.setdefault(name, value)
 
 
+class _Log(RotatingFileHandler):
+    """A log that a full disk silences; what the disk refuses is told by what needs it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave this line out."""
+
+
 def keep_log(workspace: Workspace) -> None:
     """Write what the vendors log and warn about into the workspace's log; call after Prefect is imported.
 
@@ -152,7 +160,7 @@ def keep_log(workspace: Workspace) -> None:
     root = logging.getLogger()
     if any(getattr(handler, "baseFilename", None) == str(workspace.log) for handler in root.handlers):
         return
-    handler = RotatingFileHandler(workspace.log, maxBytes=2**22, backupCount=3, encoding="utf-8", delay=True)
+    handler = _Log(workspace.log, maxBytes=2**22, backupCount=3, encoding="utf-8", delay=True)
     about = "%(asctime)s %(levelname)s %(name)s"
     handler.setFormatter(
         PrefectFormatter(
@@ -165,10 +173,11 @@ def keep_log(workspace: Workspace) -> None:
     logging.captureWarnings(True)
 
 
-def refuse_full(workspace: Workspace) -> None:
-    """Raise an `AtelierError` where the disk has no room for a run."""
-    if shutil.disk_usage(workspace.root).free < NEEDED_MIB * 2**20:
-        raise refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), workspace)
+def refuse_full(workspace: Workspace, *, because: Exception | None = None) -> None:
+    """Raise an `AtelierError` where the disk has no room for a run; or none at all, `because` of which one failed."""
+    needed = NEEDED_MIB if because is None else FULL_MIB
+    if shutil.disk_usage(workspace.root).free < needed * 2**20:
+        raise refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), workspace) from because
 
 
 def refused(error: OSError, workspace: Workspace) -> AtelierError:
