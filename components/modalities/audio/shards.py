@@ -106,10 +106,10 @@ class Split:
         lengths_B = np.minimum(self.ends[clips_B] - starts_B, self.spec.length)
         samples_BT = np.zeros((len(rows_B), self.spec.length), np.float32)
         for samples_T, start, length in zip(samples_BT, starts_B, lengths_B, strict=True):
-            samples_T[:length] = self.samples[start : start + length]
+            np.divide(self.samples[start : start + length], FULL, out=samples_T[:length], dtype=np.float32)
         whole_B = self.ends[clips_B] - first_B <= self.spec.length
         return Waves(
-            torch.from_numpy(samples_BT).div_(FULL),
+            torch.from_numpy(samples_BT),
             torch.from_numpy(lengths_B),
             None if self.labels is None else torch.from_numpy(self.labels[clips_B]),
             self._transcripts(clips_B, whole_B),

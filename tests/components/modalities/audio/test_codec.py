@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from components.closure import closure
 from components.modalities.audio import codec
 from components.modalities.audio.batch import AudioSpec, Waves
 from tests.components.modalities.audio.sounds import read
@@ -26,3 +27,8 @@ def test_every_level_comes_back_and_what_overshoots_is_clipped() -> None:
 def test_a_row_without_a_sample_is_still_a_wav() -> None:
     (wav,) = codec.encode(Waves(torch.zeros(1, 4), torch.tensor([0])), AudioSpec(rate=8000, length=4))
     assert len(read(wav)[0]) == 0
+
+
+def test_serving_needs_none_of_the_platforms_libraries() -> None:
+    reached = closure(["components.modalities.audio.codec"])
+    assert reached.versions().keys() == {"numpy", "pydantic", "safetensors", "torch"}

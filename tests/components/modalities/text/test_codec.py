@@ -1,5 +1,6 @@
 import torch
 
+from components.closure import closure
 from components.modalities.text import codec
 from components.modalities.text.batch import TextSpec, Tokens
 from components.modalities.text.tokenizers import ByteTokens, CharacterTokens
@@ -17,3 +18,8 @@ def test_rows_of_characters_are_written_with_the_vocabulary_of_the_spec() -> Non
     assert codec.encode(Tokens(torch.tensor([[3, 0, 5, 4, 1]])), spec) == ["éa\ufffd".encode()]
     again = TextSpec.model_validate(spec.model_dump(mode="json"))
     assert again == spec and again.vocabulary == 6
+
+
+def test_serving_needs_none_of_the_platforms_libraries() -> None:
+    reached = closure(["components.modalities.text.codec"])
+    assert reached.versions().keys() == {"numpy", "pydantic", "safetensors", "torch"}
