@@ -12,8 +12,9 @@ class AtelierError(ValueError):
 
 def missing_package(error: ModuleNotFoundError) -> AtelierError:
     """What a package that is not there means for a person."""
+    package = (error.name or str(error)).split(".")[0]
     return AtelierError(
-        f"the package {(error.name or str(error)).split('.')[0]} is missing from this environment. Delete .venv, and any make target sets it up "
+        f"the package {package} is missing from this environment. Delete .venv, and any make target sets it up "
         "again; `atelier doctor` lists what else is not as in requirements.lock."
     )
 

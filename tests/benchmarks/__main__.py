@@ -7,13 +7,14 @@ meanwhile: these are comparisons within one run, never tests.
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import families, line, loop, rows
+from tests.benchmarks import families, kills, line, loop, rows
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "loop": loop.main,
     "families": families.main,
     "line": line.main,
     "rows": rows.main,
+    "kills": kills.main,
 }
 
 
