@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> 
     family = families.get(model.family)
     batch, codec = modalities.part(model.modality, "batch"), modalities.part(model.modality, "codec")
     try:
+        spec = batch.SPEC.model_validate(model.spec)
         sampler = family.Model.restore(
             family.Config.model_validate(model.config),
-            batch.SPEC.model_validate(model.spec),
+            spec,
             directory / "model.safetensors",
         )
     except (RuntimeError, ValidationError) as error:
@@ -100,5 +102,5 @@ def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> 
         controls=controls.schema(endpoint.controls),
         _sampler=sampler,
         _family_controls=family.Controls,
-        _encode=codec.encode,
+        _encode=partial(codec.encode, spec=spec),
     )

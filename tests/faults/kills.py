@@ -84,7 +84,9 @@ class Line:
         ledger, store = Ledger(f"sqlite:///{self.workspace / 'ledger.db'}"), Store(self.workspace / "store")
         versions = ledger.versions(summary["model"])
         return {
-            "verdicts": summary["verdicts"],
+            # A run that follows a registration is judged against the champion that it made: its scores are the same,
+            # and the verdict that let it in is that of the ledger, by its digest among the versions.
+            "scores": [(verdict["candidate"], verdict["scores"]) for verdict in summary["verdicts"]],
             # a Bento's tag ends in a digest of its trace, in which MLflow's run has an id of its own
             "registered": (summary["version"], summary["alias"], summary["bento"].rpartition("-")[0]),
             "versions": [(v.version, v.bundle, v.verdict, v.data, v.recipe) for v in versions],

@@ -6,14 +6,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from components.modalities.image.batch import Images
+from components.modalities.image.batch import Images, ImageSpec
 
 MEDIA_TYPE = "image/png"
 SUFFIX = ".png"
 
 
-def encode(images: Images) -> list[bytes]:
-    """One PNG per row; values outside [-1, 1] are clipped, since a network's output may overshoot by rounding."""
+def encode(images: Images, spec: ImageSpec | None = None) -> list[bytes]:
+    """One PNG per row, which says itself what other modalities need the spec for.
+
+    Values outside [-1, 1] are clipped, since a network's output may overshoot by rounding.
+    """
     return [_png(pixels) for pixels in to_bytes(images.pixels)]
 
 
