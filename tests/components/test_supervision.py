@@ -4,11 +4,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from components import supervision
 from components.errors import AtelierError
@@ -49,8 +51,19 @@ class Killer:
             trainee().send_signal(self.number)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums are rounded otherwise by another number of threads, and other tests of this process change it here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def undisturbed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train(Store(tmp_path_factory.mktemp("whole")), candidate())
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,31 @@ def answer(process: "subprocess.Popen[str]") -> tuple[int, dict[str, Any], str]:
     return process.returncode, json.loads(out), seen
 
 
-def test_two_runs_of_one_recipe_at_the_same_moment_take_turns(tmp_path: Path) -> None:
-    both = [atelier(tmp_path / "workspace", "run", "fashion-tiny") for _ in range(2)]
+@dataclass(frozen=True)
+class Met:
+    """Two runs of one recipe that were started at the same moment, and where."""
+
+    workspace: Path
+    answers: list[tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture(scope="module")
+def met(tmp_path_factory: pytest.TempPathFactory) -> Met:
+    workspace = tmp_path_factory.mktemp("met") / "workspace"
+    both = [atelier(workspace, "run", "fashion-tiny") for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(answer, both))
-    assert [code for code, _, _ in answers] == [0, 0]
-    assert sorted(told["runs"][0]["created"] for _, told, _ in answers) == [False, True]
-    assert sum("another run of fashion-tiny is on" in seen for _, _, seen in answers) == 1
-    ledger = Ledger(f"sqlite:///{tmp_path / 'workspace' / 'ledger.db'}")
+        return Met(workspace, list(pool.map(answer, both)))
+
+
+def test_two_runs_of_one_recipe_at_the_same_moment_take_turns(met: Met) -> None:
+    assert [code for code, _, _ in met.answers] == [0, 0]
+    assert sorted(told["runs"][0]["created"] for _, told, _ in met.answers) == [False, True]
+    assert sum("another run of fashion-tiny is on" in seen for _, _, seen in met.answers) == 1
+    ledger = Ledger(f"sqlite:///{met.workspace / 'ledger.db'}")
     assert len(ledger.versions("fashion-tiny")) == 1 == len(ledger.history("fashion-tiny"))
 
 
+@pytest.mark.soak
 def test_runs_of_two_recipes_go_on_beside_each_other(tmp_path: Path) -> None:
     recipe = (ROOT / "flows/recipes/fashion-tiny.yaml").read_text()
     (tmp_path / "other.yaml").write_text(recipe.replace("model: fashion-tiny", "model: other-tiny"))
@@ -74,7 +89,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("after", ["data", "encoder", "train vae"])
+@pytest.mark.parametrize(
+    "after",
+    [pytest.param("data", marks=pytest.mark.soak), "encoder", pytest.param("train vae", marks=pytest.mark.soak)],
+)
 def test_a_disk_that_fills_up_is_told_and_once_there_is_room_the_run_goes_on(small_disk: Path, after: str) -> None:
     workspace = small_disk / "workspace"
     running = atelier(workspace, "run", "fashion-tiny")
@@ -106,9 +124,8 @@ def test_a_workspace_that_cannot_be_written_is_refused_before_anything_starts(tm
     assert "Prefect" not in seen
 
 
-def test_a_workspace_that_becomes_read_only_is_told(tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
-    assert answer(atelier(workspace, "run", "fashion-tiny"))[0] == 0
+def test_a_workspace_that_becomes_read_only_is_told(met: Met) -> None:
+    workspace = met.workspace
     before = digest_of(workspace / "store")
     bound = subprocess.run(
         ["mount", "--bind", "-o", "ro", str(workspace), str(workspace)], capture_output=True, check=False
