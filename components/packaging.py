@@ -18,10 +18,10 @@ from typing import Any
 from components.closure import ROOT, Closure, closure
 from components.errors import AtelierError
 from components.records import Artifact, Package, Registered, fingerprint
-from components.server import environment, last_lines, serve, smoke
+from components.server import environment, last_lines, refuse_taken, serve, smoke
 from components.store import Store, aside, digest_of, write_atomically
 
-__all__ = ["package", "serve", "smoke"]
+__all__ = ["package", "refuse_taken", "serve", "smoke"]
 
 SERVICE = "serving.service:Generator"
 

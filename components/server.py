@@ -36,7 +36,7 @@ def serve(tag: str, *, home: Path, host: str, port: int) -> None:
     Raises an `AtelierError` where the Bento is not there, the address cannot be had, or the server ends by itself.
     """
     folder = place(tag, home=home)
-    _refuse_taken(host, port)
+    refuse_taken(host, port)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen(
         _command(tag, host, port), cwd=folder, env=environment(home), process_group=0,
@@ -228,7 +228,8 @@ def _free_port() -> int:
         return port
 
 
-def _refuse_taken(host: str, port: int) -> None:
+def refuse_taken(host: str, port: int) -> None:
+    """Raise an `AtelierError` where nothing can listen on that address now."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

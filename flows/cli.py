@@ -156,6 +156,7 @@ def serve(
     made = champions.package(listing.only(place, model), place)
     if made is None:
         raise AtelierError(f"{model} has no champion yet, and nothing else is served: its versions wait for approvals.")
+    packaging.refuse_taken(host, port)
     url = f"http://{host}:{port}"
     if as_json:
         _print_json({"schema": 1, "model": made.model, "version": made.version, "bento": made.tag, "url": url})
