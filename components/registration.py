@@ -61,6 +61,8 @@ def register(
             made = found or _create(client, verdict, bundle, run, tags, description, pointers)
         version = ledger.enter(made)
         created = found is None and version == made
+    if promotion.approvals:
+        ledger.pin(version.model, "approvals", version.version, str(promotion.approvals))
     alias, moved = _place(version, digest, ledger, promotion, generation)
     if moved:
         display(tracking_uri, version.model, ledger, only=("challenger",) if alias == "challenger" else ALIASES)

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.text import Text
 
 from components.errors import AtelierError, missing_package
 from flows import console, workspace
+
+if TYPE_CHECKING:
+    from flows.promotion import Promoted
 
 app = typer.Typer(
     help="Data to gated, registered, packaged and served generative models.",
@@ -141,6 +144,42 @@ def show(model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")], as_js
 
 
 @app.command()
+def promote(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="A version; the challenger where left out.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "promoted by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Make a version that passed its gates the champion, and package it."""
+    from flows import promotion
+
+    _tell(promotion.promote(_enter(Path.cwd()), model, reason=reason), as_json=as_json)
+
+
+@app.command()
+def rollback(
+    model: str,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "rolled back by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Make the previous champion the champion again."""
+    from flows import promotion
+
+    _tell(promotion.rollback(_enter(Path.cwd()), model, reason=reason), as_json=as_json)
+
+
+@app.command()
+def history(model: str, as_json: AsJson = False) -> None:
+    """List every move of a model's aliases: when, who and why."""
+    from flows import promotion
+
+    found = promotion.history(_enter(Path.cwd()), model)
+    if as_json:
+        _print_json(found)
+    else:
+        _console().print(promotion.table(found))
+
+
+@app.command()
 def serve(
     model: Annotated[str | None, typer.Argument(help="The model to serve; the only one where left out.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -202,6 +241,15 @@ def schema() -> None:
     from components import recipe
 
     _print_json(recipe.schema())
+
+
+def _tell(promoted: "Promoted", *, as_json: bool) -> None:
+    if as_json:
+        _print_json(promoted.as_dict())
+        return
+    move = promoted.move
+    before = f", instead of version {move.previous}" if move.previous else ""
+    _console().print(f"[green]+[/green] {move.model}@{move.version} is champion{before}; packaged as {promoted.bento}")
 
 
 def _debugging() -> bool:

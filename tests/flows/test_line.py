@@ -288,6 +288,25 @@ def test_restore_brings_every_byte_back_without_store_and_cache(second: Answer, 
     assert again.code == 2 and "is not empty" in again.json["error"]
 
 
+def test_a_challenger_is_promoted_and_rolled_back(second: Answer, place: Place) -> None:
+    waiting = place.atelier("run", "fashion-tiny", "--set", "serve.max_samples=5").run()
+    assert waiting["alias"] == "challenger" and "train vae" in {s["stage"] for s in waiting["stages"] if s["cached"]}
+    promoted = place.atelier("promote", "fashion-tiny", "--reason", "sharper")
+    assert promoted.code == 0 and promoted.json["version"] == waiting["version"]
+    assert (place.root / "bentoml" / "bentos" / promoted.json["bento"].replace(":", "/")).is_dir()
+    aliases = place.client.get_registered_model("fashion-tiny").aliases
+    assert {name: str(number) for name, number in aliases.items()} == {"champion": waiting["version"], "previous": "1"}
+    again = place.atelier("promote", "fashion-tiny")
+    assert again.code == 2 and "no challenger" in again.json["error"]
+    assert place.atelier("rollback", "fashion-tiny").json["version"] == "1"
+    moves = place.atelier("history", "fashion-tiny").json["moves"][-2:]
+    assert [(move["alias"], move["version"], move["reason"]) for move in moves] == [
+        ("champion", waiting["version"], "sharper"),
+        ("champion", "1", "rolled back by hand"),
+    ]
+    assert place.atelier("ls").json["models"][0]["champion"] == "1"
+
+
 def test_a_lost_store_is_made_again_under_the_same_encoder(second: Answer, place: Place) -> None:
     shutil.rmtree(place.root / "store" / "encoder")
     again = place.atelier("run", "fashion-tiny")

@@ -1,0 +1,102 @@
+"""Promotion and rollback as a person asks for them: one compare-and-set on the ledger, shown in MLflow, packaged."""
+
+import getpass
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from components.errors import AtelierError
+from components.ledger import Ledger, Move, Version
+from flows import listing
+from flows.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A move of `champion`, and the Bento of what is champion now."""
+
+    move: Move
+    bento: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"schema": 1, **self.move.model_dump(mode="json"), "bento": self.bento}
+
+
+def promote(place: Workspace, named: str, *, reason: str) -> Promoted:
+    """Make `MODEL@VERSION`, or the challenger of `MODEL`, its champion.
+
+    An `AtelierError` where there is none, its verdict does not entitle it, it waits for approvals, or someone else has
+    moved an alias of the model meanwhile.
+    """
+    ledger = Ledger(place.ledger_url)
+    model = named.partition("@")[0]
+    generation = ledger.generation(model)
+    if "@" not in named and "challenger" not in ledger.current(model):
+        listing.find(place, named)  # an unknown model is told first
+        raise AtelierError(f"{model} has no challenger to promote. Name a version: atelier promote {model}@VERSION")
+    version = listing.find(place, named if "@" in named else f"{named}@challenger")
+    return _move(place, ledger, version, generation, reason)
+
+
+def rollback(place: Workspace, model: str, *, reason: str) -> Promoted:
+    """Make the previous champion of a model its champion again; an `AtelierError` where there is none."""
+    ledger = Ledger(place.ledger_url)
+    generation = ledger.generation(model)
+    if "previous" not in ledger.current(model):
+        listing.find(place, model)
+        raise AtelierError(f"{model} has no previous champion to go back to: it has had one champion only.")
+    return _move(place, ledger, listing.find(place, f"{model}@previous"), generation, reason)
+
+
+def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, reason: str) -> Promoted:
+    _refuse_unapproved(ledger, version)
+    held = ledger.current(version.model).get("champion")
+    if held is not None and held.version == version.version:
+        raise AtelierError(f"{version.model}@{version.version} is the champion already.")
+    move = ledger.move(
+        version.model,
+        "champion",
+        version.version,
+        verdict=version.verdict,
+        expected_generation=generation,
+        actor=getpass.getuser(),
+        reason=reason,
+    )
+    from components import registration
+    from flows import champions
+
+    registration.display(place.tracking_uri, version.model, ledger)
+    package = champions.package(version.model, place)
+    assert package is not None, "a champion was moved to just now"
+    return Promoted(move, package.tag)
+
+
+def _refuse_unapproved(ledger: Ledger, version: Version) -> None:
+    needed = ledger.pinned(version.model, "approvals", version.version)
+    if needed is not None:
+        raise AtelierError(
+            f"{version.model}@{version.version} waits for {needed} approvals, which its recipe asked for when it was "
+            "registered, and approvals cannot be given yet. Its alias stays where it is."
+        )
+
+
+def history(place: Workspace, model: str) -> dict[str, Any]:
+    """Every move of a model's aliases, oldest first, in the form of `atelier history --json`."""
+    moves = Ledger(place.ledger_url).history(model)
+    if not moves:
+        listing.find(place, model)
+    return {"schema": 1, "model": model, "moves": [move.model_dump(mode="json") for move in moves]}
+
+
+def table(found: dict[str, Any]) -> RenderableType:
+    """The moves as a table, a row each."""
+    rows = Table()
+    for title in ("when", "alias", "version", "before", "who", "why"):
+        rows.add_column(title, no_wrap=title != "why")
+    for move in found["moves"]:
+        rows.add_row(
+            move["created"][:19], move["alias"], move["version"], move["previous"] or "", move["actor"], move["reason"]
+        )
+    return rows
