@@ -8,10 +8,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -34,9 +34,12 @@ class Progressed:
 def held(directory: Path) -> Iterator[None]:
     """One process at a time for a checkpoint: the one before may still be writing its last."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_name(f"{directory.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    while True:
+        with _lock(directory).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is(_lock(directory), lock):  # and not one that `clear` has removed meanwhile
+                yield
+                return
 
 
 def save(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, Optimizer], done: Progressed) -> None:
@@ -78,9 +81,10 @@ def resume(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str
     try:
         state = json.loads((directory / "state.json").read_bytes())
         tensors = load_file(directory / state["tensors"])
-    except (OSError, ValueError, KeyError, SafetensorError):
-        return Progressed()
-    if state.get("job") != job:
+        if state["job"] != job or state["optimizers"].keys() != optimizers.keys():
+            return Progressed()
+        done = Progressed(int(state["step"]), float(state["seconds"]), dict(state["curves"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return Progressed()
     prefix = "family/"
     family.load_state_dict(
@@ -95,12 +99,27 @@ def resume(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str
                 _, index, name = tail.split("/")
                 values[int(index)][name] = tensor
         optimizer.load_state_dict({"param_groups": rest["param_groups"], "state": values})
-    return Progressed(state["step"], state["seconds"], state["curves"])
+    return done
 
 
 def clear(directory: Path) -> None:
-    """Forget the checkpoint: its run has ended well."""
-    shutil.rmtree(directory, ignore_errors=True)
+    """Forget the checkpoint, since its run has ended well; one that a process holds is left alone."""
+    with suppress(OSError), _lock(directory).open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+        _lock(directory).unlink()
+
+
+def _lock(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.lock")
+
+
+def _is(path: Path, file: TextIO) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: Path) -> None:

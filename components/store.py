@@ -117,7 +117,7 @@ def sweep(root: Path) -> None:
 
 
 def digest_of(directory: Path) -> str:
-    """`sha256:` over the sorted relative names of a folder's files and the sha256 of each, as one JSON list."""
+    """`sha256:` over the relative names of a folder's files and the sha256 of each, as a JSON list sorted by parts."""
     hashed, between = hashlib.sha256(b"["), ""
     for entry in walk(directory):
         if entry.what == "file" or entry.what == "link" and (directory / entry.name).is_file():
@@ -136,9 +136,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file whole or not at all, whatever happens in between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    _sync(aside)
-    aside.replace(path)
+    try:
+        aside.write_bytes(content)
+        _sync(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     _sync(path.parent)
 
 

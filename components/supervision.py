@@ -3,7 +3,9 @@
 | death | how it is known | the answer |
 |---|---|---|
 | a mistake, NaN in a loss | the process says so itself | an `AtelierError` with its words |
-| out of memory | torch's or Python's own error, or the kernel's count of such kills rose | one with the mend |
+| out of memory | torch's or Python's own error | one with the mend |
+| killed for memory | the kernel's count of such kills rose | resumed once, then as above |
+| refused by the disk | `OSError`, as of a full one | the same error, for the flow to tell |
 | killed, crashed | the signal it died of | resumed from the last checkpoint |
 | stalled | no step for `STALLED_SECONDS` | killed and resumed |
 | code error | any other exception | `TrainingFailed`, with the traceback |
@@ -90,18 +92,11 @@ def train(
         if "trained" in attempt.said:
             cost = attempt.said["cost"]
             return Trained.model_validate({**attempt.said["trained"], **cost, "resumed": resumed})
-        if (kind := attempt.said.get("kind")) == "mistake":
-            raise AtelierError(f"candidates.{name}: {attempt.said['error']}")
-        if kind == "code":
-            raise TrainingFailed(
-                f"training of candidates.{name} ended by an error in the code at step {max(attempt.step, 0)}: "
-                f"{attempt.said['error']}",
-                attempt.said["traceback"],
-            )
-        death = "out of memory" if kind == "memory" or _memory_kills() > kills else _death(attempt)
+        _raise_told(name, candidate, attempt)
+        death = "out of memory" if _memory_kills() > kills else _death(attempt)
         fruitless = 0 if attempt.step > best else fruitless + 1
         best = max(best, attempt.step)
-        if kind == "memory" or fruitless > RESUMED[death]:
+        if fruitless > RESUMED[death]:
             raise _final(name, candidate, death, attempt)
         resumed += 1
         told(f"training was {_past(death)} at step {max(attempt.step, 0)}: going on from its last checkpoint")
@@ -183,6 +178,20 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.kill()
         process.wait()
     process.stdout.close()
+
+
+def _raise_told(name: str, candidate: Candidate, attempt: _Attempt) -> None:
+    """Raise what the process itself said of its end, where it did: going on would end the same way."""
+    kind, error = attempt.said.get("kind"), attempt.said.get("error")
+    if kind == "mistake":
+        raise AtelierError(f"candidates.{name}: {error}")
+    if kind == "memory":
+        raise _final(name, candidate, "out of memory", attempt)
+    if kind == "refused":
+        raise OSError(attempt.said["errno"], f"training of candidates.{name}: {error}")
+    if kind == "code":
+        where = f"training of candidates.{name} ended by an error in the code at step {max(attempt.step, 0)}"
+        raise TrainingFailed(f"{where}: {error}", attempt.said["traceback"])
 
 
 def _death(attempt: _Attempt) -> str:

@@ -8,7 +8,6 @@ import contextlib
 import faulthandler
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -38,6 +37,8 @@ def main() -> int:
         channel.say(error=str(error), kind="mistake")
     except MemoryError as error:
         channel.say(error=str(error) or "out of memory", kind="memory", **_cost())
+    except OSError as error:
+        channel.say(error=error.strerror or str(error), kind="refused", errno=error.errno, **_cost())
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who watches must hear of it
         kind = "memory" if _is_memory(error) else "code"
         channel.say(error=_sentence(error), kind=kind, traceback=traceback.format_exc(), **_cost())
@@ -138,10 +139,15 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _cost() -> dict[str, Any]:
-    """Peak memory of this process and, where it used one, of the GPU, in bytes."""
+    """Peak memory of this process and, where it used one, of the GPU, in bytes.
+
+    Not `ru_maxrss`, which a new program inherits from the process that started it.
+    """
     import torch
 
-    taken = {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    with open("/proc/self/status") as status:  # noqa: PTH123 - one line of a file that is no path of ours
+        peak = next(line for line in status if line.startswith("VmHWM:"))
+    taken = {"peak_memory": int(peak.split()[1]) * 1024}
     if torch.cuda.is_available():
         taken["peak_gpu_memory"] = torch.cuda.max_memory_allocated()
     return {"cost": taken}

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from flows.cost import Meter
+
 STOPPING = Event()  # Ctrl-C was pressed: no further stage begins
 LOUD_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
 
@@ -28,6 +30,13 @@ class Stage:
     note: str = ""
     failed: bool = False
     _advance: Callable[[float, str], None] = lambda share, words: None
+
+    def cost(self, meter: Meter) -> None:
+        """Add what an attempt at the stage cost: time and energy add up, of memory the peak counts."""
+        self.own_seconds += meter.seconds
+        self.peak_memory = max(self.peak_memory or 0, meter.peak_memory or 0) or None
+        if meter.joules is not None:
+            self.joules = (self.joules or 0.0) + meter.joules
 
     def advance(self, share: float, words: str) -> None:
         """Move the bar to a share in [0, 1], with a few words on pace and losses."""

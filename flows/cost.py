@@ -35,7 +35,8 @@ class Meter:
         self.peak_memory = _peak()
         now = energy(self.powercap)
         spent = [_since(self._counters[name], now[name], name) for name in self._counters.keys() & now.keys()]
-        self.joules = sum(spent) if spent else None
+        known = [joules for joules in spent if joules is not None]
+        self.joules = sum(known) if known else None
 
 
 def energy(powercap: Path) -> dict[str, float]:
@@ -61,11 +62,13 @@ def _gpus() -> dict[str, float]:
         return {}
 
 
-def _since(before: float, now: float, name: str) -> float:
-    """What a counter gained; a package's starts again from zero at its range."""
+def _since(before: float, now: float, name: str) -> float | None:
+    """What a counter gained; a package's starts again from zero at its range, and one that is lost tells nothing."""
     if now >= before:
         return now - before
-    return now - before + int((Path(name) / "max_energy_range_uj").read_text()) / 1e6
+    with suppress(OSError, ValueError):
+        return now - before + int((Path(name) / "max_energy_range_uj").read_text()) / 1e6
+    return None
 
 
 def _peak() -> int | None:

@@ -15,14 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 
 MARK = "ATELIER_LEASH"
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 60.0  # a training process saves its checkpoint first
 
 
-def tie() -> None:
-    """End every process started from now on with this one."""
+def tie(*, grace: float = GRACE_SECONDS) -> None:
+    """End every process started from now on with this one; asked again, it is so already."""
+    if _watchers:
+        return
     mark = uuid.uuid4().hex
     watcher = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, mark],
+        [sys.executable, "-I", "-S", __file__, mark, str(grace)],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     _watchers.append(watcher)  # its standard input stays open as long as this process lives
@@ -41,10 +43,10 @@ def _marked(mark: str) -> list[int]:
     return found
 
 
-def main(mark: str) -> None:
-    """Wait until standard input closes; then SIGTERM, and SIGKILL for what does not heed it."""
+def main(mark: str, grace: float) -> None:
+    """Wait until standard input closes; then SIGTERM, and after `grace` seconds SIGKILL for what does not heed it."""
     sys.stdin.read()
-    until = time.monotonic() + GRACE_SECONDS
+    until = time.monotonic() + grace
     for pid in _marked(mark):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -56,4 +58,4 @@ def main(mark: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], float(sys.argv[2]))

@@ -3,7 +3,8 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from dataclasses import dataclass
+from functools import cached_property, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import prefect
@@ -30,7 +31,7 @@ def stage(
     note: Callable[[Any], str] = lambda result: "",
     retries: int = 0,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a Prefect task of a function that has the arguments `recipe` and `workspace`.
+    """Make a Prefect task of a function that has the argument `workspace`, and `recipe` where it is cached.
 
     `label` may name its arguments, as in "train {name}". With `asked` and `reaches`, functions of the same arguments,
     the task is skipped where its key is known and all its bytes are still there; without them it always runs. `renew`
@@ -40,75 +41,118 @@ def stage(
     """
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
-        signature, source = inspect.signature(function), inspect.getsource(function)
-        itself = f"{function.__module__}:{function.__name__}", hashlib.sha256(source.encode()).hexdigest()
-
-        def key(given: Mapping[str, Any]) -> caching.Key | None:
-            if asked is None or reaches is None:
-                return None
-            made = caching.key(function.__name__, asked(**given), reaches(**given))
-            return caching.Key(made.stage, {**made.parts, "source": dict([*made.parts["source"].items(), itself])})
-
-        def checked(*values: Any, **named: Any) -> R:
-            result = function(*values, **named)
-            if reaches is not None:
-                caching.refuse_changed(reaches(**signature.bind(*values, **named).arguments))
-            return result
-
-        task = prefect.task(
-            name=function.__name__,
-            cache_key_fn=None if asked is None else lambda context, given: cast(caching.Key, key(given)).name,
-            persist_result=asked is not None,
-            result_serializer="json",
-            retries=retries,
-            retry_delay_seconds=2,
-            retry_condition_fn=_worth_retrying,
-        )(_timed(wraps(function)(checked)))
-
-        def run(arguments: dict[str, Any]) -> R:
-            place: Workspace = arguments["workspace"]
-            title = label.format(**arguments)
-            with console.board().stage(title) as shown:
-                if (made := key(arguments)) is not None:
-                    results.drop_damaged(place, made.name)
-                shown.skipped = True
-                result = task(**arguments)
-                if shown.skipped and not caching.whole(result, store_of(place)):
-                    result = task.with_options(refresh_cache=True)(**arguments)
-                if made is not None:
-                    caching.remember(place.keys / arguments["recipe"].model, title, made)
-                result = renew(result, **arguments)
-                settle(result, **arguments)
-                shown.note = note(result)
-            return cast(R, result)
-
-        def plan(arguments: dict[str, Any], plan: explaining.Plan) -> Any:
-            title = label.format(**arguments)
-            if waits := explaining.missing(arguments.values()):
-                plan.says(title, "waits" if asked else "always", f"needs {', '.join(waits)}")
-                return explaining.Unknown(title)
-            if (made := key(arguments)) is None:
-                plan.says(title, "always")
-                result = known(**arguments)
-                return explaining.Unknown(title) if result is None else result
-            place: Workspace = arguments["workspace"]
-            kept = results.read(place, made.name)
-            if kept is not results.NONE and caching.whole(kept, store_of(place)):
-                plan.says(title, "cached")
-                return renew(kept, **arguments)
-            before = caching.remembered(place.keys / arguments["recipe"].model, title)
-            lost = "its result is no longer here" if kept is results.NONE else "the bytes it made are gone or changed"
-            plan.says(title, "runs", *(explaining.changes(before, made) or (lost,)))
-            return explaining.Unknown(title)
+        made = _Stage(label, function, asked, reaches, renew, settle, known, note, retries)
+        signature = inspect.signature(function)
 
         def call(*values: P.args, **named: P.kwargs) -> R:
             arguments = dict(signature.bind(*values, **named).arguments)
-            made = explaining.plan()
-            return run(arguments) if made is None else cast(R, plan(arguments, made))
+            plan = explaining.plan()
+            return cast(R, made.run(arguments) if plan is None else made.planned(arguments, plan))
 
         return call
 
     return wrap
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What `stage` was given, and what it does with it."""
+
+    label: str
+    function: Callable[..., Any]
+    asked: Callable[..., Mapping[str, Any]] | None
+    reaches: Callable[..., Sequence[str]] | None
+    renew: Callable[..., Any]
+    settle: Callable[..., None]
+    known: Callable[..., Any]
+    note: Callable[[Any], str]
+    retries: int
+
+    def run(self, arguments: dict[str, Any]) -> Any:
+        """The result: kept, where the key is known and every byte is there, else of the function."""
+        place: Workspace = arguments["workspace"]
+        title, key = self.label.format(**arguments), self.key(arguments)
+        with console.board().stage(title) as shown:
+            if key is not None:
+                results.drop_damaged(place, key.name)
+            shown.skipped = True
+            result = self._task(**arguments)
+            if shown.skipped and not caching.whole(result, store_of(place)):
+                result = self._task.with_options(refresh_cache=True)(**arguments)
+            if key is not None:
+                caching.remember(place.keys / arguments["recipe"].model, title, key)
+            result = self.renew(result, **arguments)
+            self.settle(result, **arguments)
+            shown.note = self.note(result)
+        return result
+
+    def planned(self, arguments: dict[str, Any], plan: explaining.Plan) -> Any:
+        """The kept result, or `Unknown`; the plan is told what a run would do."""
+        title = self.label.format(**arguments)
+        if waits := explaining.missing(arguments.values()):
+            plan.says(title, "waits" if self.asked else "always", f"needs {', '.join(waits)}")
+            return explaining.Unknown(title)
+        key = self.key(arguments)
+        if key is None:
+            plan.says(title, "always")
+            result = self.known(**arguments)
+            return explaining.Unknown(title) if result is None else result
+        place: Workspace = arguments["workspace"]
+        kept = results.read(place, key.name)
+        if kept is not results.NONE and caching.whole(kept, store_of(place)):
+            plan.says(title, "cached")
+            return self.renew(kept, **arguments)
+        before = caching.remembered(place.keys / arguments["recipe"].model, title)
+        lost = "its result is no longer here" if kept is results.NONE else "the bytes it made are gone or changed"
+        plan.says(title, "runs", *(explaining.changes(before, key) or (lost,)))
+        return explaining.Unknown(title)
+
+    def key(self, arguments: Mapping[str, Any]) -> caching.Key | None:
+        """The key, with the function's own text among the sources; None for a stage that always runs."""
+        if self.asked is None or self.reaches is None:
+            return None
+        made = caching.key(self.function.__name__, self.asked(**arguments), self.reaches(**arguments))
+        source = hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()
+        itself = f"{self.function.__module__}:{self.function.__name__}"
+        return caching.Key(made.stage, {**made.parts, "source": {**made.parts["source"], itself: source}})
+
+    @cached_property
+    def _task(self) -> "prefect.Task[..., Any]":
+        return prefect.task(
+            name=self.function.__name__,
+            cache_key_fn=None if self.asked is None else self._key_for_prefect,
+            persist_result=self.asked is not None,
+            result_serializer="json",
+            retries=self.retries,
+            retry_delay_seconds=2,
+            retry_condition_fn=_worth_retrying,
+        )(self._body())
+
+    def _key_for_prefect(self, context: Any, arguments: dict[str, Any]) -> str:
+        key = self.key(arguments)
+        assert key is not None, "only a cached stage is asked for its key"
+        return key.name
+
+    def _body(self) -> Callable[..., Any]:
+        """The function, which tells the stage on show that it runs and what it costs."""
+        signature = inspect.signature(self.function)
+
+        @wraps(self.function)
+        def body(*values: Any, **named: Any) -> Any:
+            shown = console.current()
+            shown.skipped = False
+            meter = Meter()
+            meter.start()
+            try:
+                result = self.function(*values, **named)
+                if self.reaches is not None:
+                    caching.refuse_changed(self.reaches(**signature.bind(*values, **named).arguments))
+                return result
+            finally:
+                meter.stop()
+                shown.cost(meter)
+
+        return body
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
@@ -126,26 +170,6 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
 def store_of(workspace: Workspace) -> Store:
     """The store of a workspace."""
     return Store(workspace.store)
-
-
-def _timed(function: Callable[..., R]) -> Callable[..., R]:
-    """Tell the stage on show that it runs, and what it costs."""
-
-    @wraps(function)
-    def body(*values: Any, **named: Any) -> R:
-        shown = console.current()
-        shown.skipped = False
-        meter = Meter()
-        meter.start()
-        try:
-            return function(*values, **named)
-        finally:
-            meter.stop()
-            shown.own_seconds += meter.seconds
-            shown.joules = meter.joules
-            shown.peak_memory = max(shown.peak_memory or 0, meter.peak_memory or 0) or None
-
-    return body
 
 
 def _worth_retrying(task: Any, run: Any, state: State[Any]) -> bool:

@@ -148,8 +148,8 @@ def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
         "components.trainee",
         *_code(candidate, recipe),
     ],
-    settle=lambda trained, candidate, shards, recipe, workspace, **_: checkpoint.clear(
-        workspace.checkpoints / _job(candidate, shards, recipe)
+    settle=lambda trained, name, candidate, shards, recipe, workspace: checkpoint.clear(
+        workspace.checkpoints / _job(name, candidate, shards, recipe)
     ),
     note=summary.training_line,
 )
@@ -161,7 +161,7 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
         name,
         candidate,
         shards,
-        job=_job(candidate, shards, recipe),
+        job=_job(name, candidate, shards, recipe),
         modality=recipe.modality,
         store=store_of(workspace),
         checkpoints=workspace.checkpoints,
@@ -172,9 +172,9 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
     return trained
 
 
-def _job(candidate: Candidate, shards: Shards, recipe: Recipe) -> str:
-    """What a checkpoint belongs to: what is trained on what, code and all."""
-    asked = {"candidate": candidate, "shards": shards.shards}
+def _job(name: str, candidate: Candidate, shards: Shards, recipe: Recipe) -> str:
+    """What a checkpoint belongs to: whose it is, and what is trained on what, code and all."""
+    asked = {"model": recipe.model, "name": name, "candidate": candidate, "shards": shards.shards}
     return caching.key("job", asked, ["components.training", *_code(candidate, recipe)]).name
 
 

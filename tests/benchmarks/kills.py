@@ -18,7 +18,7 @@ def main() -> None:
         summary = calm.run()
         where = points(summary["stages"], KILLS, seed, signal.SIGKILL)
         survived = survive(Line(Path(folder) / "killed"), calm.outcome(summary), where)
-    count = len(survived.injected)
-    print(f"seed {seed}: {count} kills injected, {count} survived; differing: {len(survived.differing)}")
+    print(f"seed {seed}: {len(survived.injected)} kills injected; differing: {len(survived.differing)}")
+    print("  and the run went on to its end" if not survived.left else "  left behind:")
     for line in [*survived.differing, *survived.left]:
         print(f"  {line}")

@@ -20,6 +20,7 @@ from components.store import Store
 from tests.components.prepared_pictures import prepared
 
 SMALL = {"latent_dim": 4, "width": 4, "hidden": 16}
+SLOW = {"latent_dim": 4, "width": 16, "hidden": 1024}  # so that its parent can keep up with its steps
 
 
 def candidate(config: dict[str, Any] | None = None, **train: Any) -> Candidate:
@@ -67,6 +68,11 @@ def undisturbed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> T
     return train(Store(tmp_path_factory.mktemp("whole")), candidate())
 
 
+@pytest.fixture(scope="module")
+def slow_undisturbed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(Store(tmp_path_factory.mktemp("slow")), candidate(SLOW, steps=160))
+
+
 def test_a_process_of_its_own_trains_to_the_same_weights_as_the_loop_here(undisturbed: Trained, tmp_path: Path) -> None:
     from components import training
 
@@ -80,13 +86,14 @@ def test_a_process_of_its_own_trains_to_the_same_weights_as_the_loop_here(undist
     assert undisturbed.resumed == 0 and undisturbed.peak_memory > 50 * 2**20
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)])
 def test_a_process_that_dies_is_resumed_to_the_same_weights(
-    number: signal.Signals, undisturbed: Trained, tmp_path: Path
+    number: signal.Signals, slow_undisturbed: Trained, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    done = train(Store(tmp_path), candidate(checkpoint_every=20), report=Killer(number, 60, 150), told=told.append)
-    assert done.weights == undisturbed.weights and done.steps == 300
+    made = candidate(SLOW, steps=160, checkpoint_every=20)
+    done = train(Store(tmp_path), made, report=Killer(number, 30, 90), told=told.append)
+    assert done.weights == slow_undisturbed.weights and done.steps == 160
     assert done.resumed == 2 == len(told)
     assert ("killed" if number == signal.SIGKILL else "crashed") in told[0]
 

@@ -1,3 +1,4 @@
+import json
 import math
 from itertools import count
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from components import training
+from components import checkpoint, training
 from components.errors import AtelierError
 from components.families import vae
 from components.modalities.image.batch import ImageSpec
@@ -96,6 +97,29 @@ def test_a_damaged_checkpoint_is_a_fresh_start(tmp_path: Path, damage: str) -> N
     place.write_bytes(place.read_bytes()[:20])
     trained(store, candidate(steps=20, checkpoint_every=10), report=lambda progress: steps.append(progress.step))
     assert steps[0] == 1
+
+
+@pytest.mark.parametrize("state", [[], {}, {"job": "job", "tensors": "step-10.safetensors", "optimizers": {}}, None])
+def test_a_checkpoint_that_says_something_else_is_a_fresh_start(tmp_path: Path, state: Any) -> None:
+    store, steps = Store(tmp_path), list[int]()
+    with pytest.raises(training.Stopped):
+        trained(store, candidate(steps=20), alive=steps.append, stop=lambda: steps[-1] == 10)
+    (tmp_path / "checkpoints" / "job" / "state.json").write_text(json.dumps(state))
+    steps.clear()
+    trained(store, candidate(steps=20), alive=steps.append)
+    assert steps[0] == 1
+
+
+def test_a_checkpoint_that_is_held_is_not_cleared_and_a_cleared_one_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    with checkpoint.held(folder):
+        checkpoint.clear(folder)
+        assert folder.is_dir()
+    checkpoint.clear(folder)
+    assert list(tmp_path.iterdir()) == []
+    with checkpoint.held(folder):
+        pass
 
 
 def test_a_time_limit_stops_a_run_and_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,3 +59,14 @@ def test_a_machine_that_tells_no_energy_leaves_it_open(tmp_path: Path, monkeypat
     meter.start()
     meter.stop()
     assert meter.joules is None
+
+
+def test_a_counter_that_runs_backwards_and_has_no_range_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "_gpus", lambda: {"gpu0": 10.0})
+    meter = cost.Meter(powercap=tmp_path / "none")
+    meter.start()
+    monkeypatch.setattr(cost, "_gpus", lambda: {"gpu0": 5.0})
+    meter.stop()
+    assert meter.joules is None
