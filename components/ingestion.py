@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from components import rows, versioning
+from components import labels, manifest, rows, versioning
 from components.errors import AtelierError
 from components.recipe import Data, HeldOut
 from components.records import Artifact, Dataset, Source
 from components.sources import kinds, remote, urls
-from components.sources.contract import MOST_CLASSES, ROWS_AT_ONCE, Table
+from components.sources.contract import ROWS_AT_ONCE, Table
 from components.sources.listing import CARD, Listing, unreadable
 from components.sources.repeats import Repeats
 from components.spelling import unknown
 from components.store import Store
 
 ROWS_A_PART = 64 * ROWS_AT_ONCE
-SHOWN = 10  # values that a message lists
+SHOWN = 10  # values of a column that a message lists
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,43 @@ class _Source:
     payload: str
     held_out: HeldOut
     named: Sequence[str]  # those of id, label and text that are there
-    classes: tuple[str, ...] = ()
-    listed: bool = False  # whether the classes are listed: whole numbers are indices into them then
+    classes: labels.Classes
 
 
 def bring(data: Data, *, project: Path, store: Store) -> Source:
     """The raw data of a recipe, here and as they should be: pulled where DVC tracks them, fetched where a URL is named.
 
-    An `AtelierError` where they cannot be had, hold work that is saved nowhere, or have a link that leads out of them.
+    A URL is downloaded at each call where its listing has nothing that tells versions apart (see `remote.fetch`). An
+    `AtelierError` where they cannot be had, hold work that is saved nowhere, or have a link that leads out of them.
     """
     if urls.is_url(data.source):
         return Source(name=urls.shown(data.source), version=remote.fetch(data.source, store).digest, commit=None)
     versioning.pull(project, data.source)
+    return _local(data, project)
+
+
+def known(data: Data, *, project: Path) -> Source | None:
+    """What `bring` would say, without moving or writing anything; None where only a download would tell.
+
+    That is so of a URL, and of a folder that DVC tracks while the manifest of its files is not in DVC's cache. An
+    `AtelierError` where `bring` would have no answer either.
+    """
+    if urls.is_url(data.source) or not _manifest_is_here(project, versioning.locate(project, data.source)):
+        return None
+    return _local(data, project)
+
+
+def _manifest_is_here(project: Path, path: Path) -> bool:
+    """Whether the files of a source are known without a DVC remote: so it is where no folder above is tracked whole."""
+    root = project.resolve()
+    above = [output for output in (path, *path.parents) if output.is_relative_to(root) and output != root]
+    pointer = next((p for p in (output.with_name(f"{output.name}.dvc") for output in above) if p.is_file()), None)
+    name = manifest.pointer_md5(pointer) if pointer else ""
+    return not name.endswith(".dir") or (root / ".dvc" / "cache" / manifest.place_of(name)).is_file()
+
+
+def _local(data: Data, project: Path) -> Source:
+    """A source in the project as it is there, or as its `.dvc` pointer has it."""
     path = versioning.locate(project, data.source)
     for _ in _listing(data, project).entries() if path.is_dir() else ():
         pass  # so that no link is followed before it is known where it leads
@@ -68,7 +93,7 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
 
     `source` is what `bring` said of it, which is asked where it is left out. Memory is bounded by a batch of rows and a
     page of the source, and by 12 to 60 bytes a row for ids and names of files. An `AtelierError` names what is wrong
-    with the source, or that it changed meanwhile.
+    with the source, or that it changed meanwhile; of a URL its listing alone is compared for that, never the bytes.
     """
     source = source or bring(data, project=project, store=store)
     listing = _listing(data, project) if not urls.is_url(data.source) else _fetched(source, store)
@@ -77,24 +102,34 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
     with store.writing("rows") as draft:
         sides = _write(_canonical(opened), draft.directory)
         _check_sides(opened, sides)
-        if (now := bring(data, project=project, store=store)) != source:
-            raise AtelierError(
-                f"the source {source.name!r} changed while it was read: it was {source.version} and is {now.version}. "
-                "Run the recipe again."
-            )
+        _check_unchanged(data, project, store, source)
     return Dataset(
         source=source.name,
         version=source.version,
         commit=source.commit,
         rows=draft.artifact,
         count=sides.total(),
-        classes=opened.classes,
+        classes=opened.classes.names,
         licence=str(card.get("licence") or card.get("license") or "unknown"),
     )
 
 
+def _check_unchanged(data: Data, project: Path, store: Store, source: Source) -> None:
+    if urls.is_url(data.source):
+        changed, told = remote.moved_on(data.source, _artifact(source), store), "its listing is another now"
+    else:
+        now = bring(data, project=project, store=store)
+        changed, told = now != source, f"it was {source.version} and is {now.version}"
+    if changed:
+        raise AtelierError(f"the source {source.name!r} changed while it was read: {told}. Run the recipe again.")
+
+
+def _artifact(source: Source) -> Artifact:
+    return Artifact(kind="source", digest=source.version)
+
+
 def _fetched(source: Source, store: Store) -> Listing:
-    return Listing(store.path(Artifact(kind="source", digest=source.version)), source.name)
+    return Listing(store.path(_artifact(source)), source.name)
 
 
 def _listing(data: Data, project: Path) -> Listing:
@@ -131,8 +166,9 @@ def _open(listing: Listing, data: Data, modality: str, card: Mapping[str, Any]) 
             f"rows stand as they are: write {{share: {held_out.share}, by: digest}}."
         )
     named = [name for name in ("id", "label", "text") if name in table.columns and name != payload]
-    classes, listed = _classes(listing, table, card) if "label" in named else ((), False)
-    return _Source(listing.title, table, payload, held_out, named, classes, listed)
+    listed = card.get("classes") or ()
+    classes = labels.classes(listing.title, table, listed) if "label" in named else labels.Classes()
+    return _Source(listing.title, table, payload, held_out, named, classes)
 
 
 def _card(listing: Listing) -> Mapping[str, Any]:
@@ -157,32 +193,6 @@ def _card(listing: Listing) -> Mapping[str, Any]:
     return facts
 
 
-def _classes(listing: Listing, table: Table, card: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
-    """The classes of the card, of the source itself, or else the labels that there are, in order; whether listed."""
-    names = tuple(str(name) for name in card.get("classes") or ())
-    if names and table.indexed and names != table.classes:
-        raise AtelierError(
-            f"the card of {listing.title!r} lists the classes {_some(names)}, but its data {_some(table.classes)}. "
-            "Remove `classes` from the README.md, or correct it."
-        )
-    if names or table.classes:
-        return names or table.classes, True
-    seen: set[Any] = set()
-    for batch in table.read(["label"]):
-        seen.update(batch.column(0).unique().to_pylist())
-        if len(seen) > MOST_CLASSES:
-            raise AtelierError(
-                f"the column 'label' of {listing.title!r} has more than {MOST_CLASSES:,} different values, so it does "
-                "not name classes. Call it 'text' if it says what the row shows, or list the classes in README.md."
-            )
-    return tuple(str(label) for label in sorted(seen - {None})), False
-
-
-def _some(values: Iterable[str]) -> str:
-    first = list(islice(values, SHOWN + 1))
-    return ", ".join(first[:SHOWN]) + (" ..." if len(first) > SHOWN else "")
-
-
 def _canonical(source: _Source) -> Iterator[pa.RecordBatch]:
     """The source's rows in the form of `rows.SCHEMA`."""
     by_column = source.held_out.column
@@ -195,7 +205,9 @@ def _canonical(source: _Source) -> Iterator[pa.RecordBatch]:
             [
                 _ids(source, batch, digests, repeats),
                 payloads,
-                _labels(source, batch) if "label" in source.named else pa.nulls(len(batch), pa.int64()),
+                labels.indices(batch["label"], source.classes, source.name)
+                if "label" in source.named
+                else pa.nulls(len(batch), pa.int64()),
                 _cast(source, batch["text"], "text", pa.string())
                 if "text" in source.named
                 else pa.nulls(len(batch), pa.string()),
@@ -221,20 +233,6 @@ def _ids(source: _Source, batch: pa.RecordBatch, digests: Sequence[bytes], repea
     nameless = [digest[:8] for name, digest in zip(given, digests, strict=True) if name is None]
     made = iter(repeats.named([key.hex() for key in nameless], nameless))
     return pa.array([next(made) if name is None else name for name in given], pa.string())
-
-
-def _labels(source: _Source, batch: pa.RecordBatch) -> pa.Array:
-    """The index of each row's class; an index that the source gives itself is taken as it is."""
-    column = batch["label"]
-    if source.listed and pa.types.is_integer(column.type):
-        indices = _cast(source, column, "label", pa.int64())
-        return pc.if_else(pc.equal(indices, -1), None, indices) if source.table.indexed else indices
-    names = _cast(source, column, "label", pa.string())
-    indices = pc.index_in(names, value_set=pa.array(source.classes, pa.string())).cast(pa.int64())
-    strange = names.filter(pc.and_(indices.is_null(), names.is_valid()))
-    if len(strange):
-        raise AtelierError(f"a label of {source.name!r}: {unknown('class', strange[0].as_py(), source.classes)}")
-    return indices
 
 
 def _by_column(source: _Source, batch: pa.RecordBatch) -> pa.Array:

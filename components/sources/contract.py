@@ -62,7 +62,18 @@ def _batch(gathered: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Recor
 
 
 def fitting(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """A batch of any size as batches of at most `ROWS_AT_ONCE` rows, and of about `BYTES_AT_ONCE`."""
+    """A batch of any size as batches of at most `ROWS_AT_ONCE` rows, and of `BYTES_AT_ONCE` where more than one row.
+
+    With a column of dictionaries or views, of which each part holds all values, they are of about that size.
+    """
     step = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * len(batch) // max(batch.nbytes, 1)))
     for start in range(0, len(batch), step):
-        yield batch.slice(start, step)
+        part = batch.slice(start, step)
+        if part.nbytes > BYTES_AT_ONCE and len(part) > 1 and not any(map(_shares_values, batch.schema.types)):
+            yield from fitting(part)  # its rows are larger than the mean
+        else:
+            yield part
+
+
+def _shares_values(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) or kind in (pa.string_view(), pa.binary_view())

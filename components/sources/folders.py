@@ -15,7 +15,6 @@ class Layout:
     """Whether the folders at the top are splits; the classes are the folders below them, or those at the top."""
 
     splits: bool
-    tops: tuple[str, ...]
 
     def split(self, name: str) -> str | None:
         return name.split("/", 1)[0] if self.splits else None
@@ -28,17 +27,17 @@ class Layout:
 
 def layout(listing: Listing) -> Layout:
     """Folders at the top are splits where all bear such names; an `AtelierError` where only some do."""
-    tops = tuple(sorted(_tops(listing)))
+    tops = sorted(_tops(listing))
     named = [top for top in tops if top in SPLITS]
     if len(named) == len(tops):
-        return Layout(bool(named), tops)
+        return Layout(splits=bool(named))
     if "train" in named and len(named) > 1:
         odd = next(top for top in tops if top not in SPLITS)
         raise AtelierError(
             f"the source {listing.title!r} has the folders {', '.join(named)} for its splits, but {odd!r} beside them. "
             "Move it into one of them; hide what is no data with a dot before its name."
         )
-    return Layout(False, tops)
+    return Layout(splits=False)
 
 
 def _tops(listing: Listing) -> list[str]:

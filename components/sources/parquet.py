@@ -1,4 +1,9 @@
-"""Parquet files with the bytes, or the text, of each row in a column; as the Hugging Face Hub keeps data sets too."""
+"""Parquet files with the bytes, or the text, of each row in a column; as the Hugging Face Hub keeps data sets too.
+
+How many rows are read at once is reckoned from the mean size of a row in their row group, and a batch is cut where it
+comes out larger. What is left: while it is read a batch may hold as many of the largest rows of its group as would fit
+at the mean size, at most `ROWS_AT_ONCE`; and a file tells the size of a value that repeats but once.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,12 +34,19 @@ def _read(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.RecordBa
         with _opened(path) as file:
             if missing := [name for name in columns if name not in file.schema_arrow.names]:
                 raise AtelierError(f"{path} has no column {missing[0]!r}, though {files[0].name} beside it has one")
-            groups = [file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups)]
-            fitting = contract.BYTES_AT_ONCE * file.metadata.num_rows // max(sum(groups), 1)
             try:
-                yield from file.iter_batches(max(1, min(contract.ROWS_AT_ONCE, fitting)), columns=list(columns))
+                for group in range(file.num_row_groups):
+                    for batch in file.iter_batches(_rows_of(file, group), row_groups=[group], columns=list(columns)):
+                        yield from contract.fitting(batch)
             except (pa.ArrowException, OSError) as error:
                 raise _damaged(path, error) from None
+
+
+def _rows_of(file: pq.ParquetFile, group: int) -> int:
+    """How many rows of a row group are read at once."""
+    told = file.metadata.row_group(group)
+    fitting: int = contract.BYTES_AT_ONCE * told.num_rows // max(told.total_byte_size, 1)
+    return max(1, min(contract.ROWS_AT_ONCE, fitting))
 
 
 def _opened(path: Path) -> pq.ParquetFile:

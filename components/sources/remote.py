@@ -2,7 +2,9 @@
 
 `https://host/rows.parquet`, `s3://bucket/folder`, `zip://::file:///place/pictures.zip`: a URL is listed at each run
 (names, sizes, and what the server says to tell versions apart), and fetched again only when the listing has changed.
-Its version is the digest of the bytes. Passwords, keys and queries in a URL are used and never written down.
+A listing that tells no versions apart, as of a server that sends neither ETag nor Last-Modified, is worth nothing: such
+a URL is fetched at each run. Its version is the digest of the bytes. Passwords, keys and queries in a URL are used and
+never written down.
 """
 
 import errno
@@ -10,10 +12,10 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from components.errors import AtelierError
@@ -29,6 +31,9 @@ TRIES, PAUSE = 3, 1.0  # of a connection that breaks, and seconds before the sec
 OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # what is wrong on this side
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class _File:
     name: str  # relative to the source
@@ -40,12 +45,31 @@ class _File:
 def fetch(url: str, store: Store) -> Artifact:
     """The files of a URL as an artifact of kind "source"; nothing is moved where its listing is that of the last time.
 
-    Files are copied as streams, and each must have the size of the listing. An `AtelierError` says what is wrong.
+    Without validators in its listing it is fetched at every call. Files are copied as streams, and each must have the
+    size of the listing. An `AtelierError` says what is wrong.
     """
-    memo = store.root / "listings" / f"{hashlib.sha256(shown(url).encode()).hexdigest()}.json"
+    return _patiently(url, lambda: _fetched(url, store))
+
+
+def moved_on(url: str, fetched: Artifact, store: Store) -> bool:
+    """Whether the listing of a URL is no longer the one with which an artifact was fetched; no file is moved.
+
+    False where the listing has nothing that tells versions apart. An `AtelierError` where it cannot be had.
+    """
+    listing = _patiently(url, lambda: _fingerprint(_files(*_open(url), url)))
+    return listing is not None and _remembered(_memo(url, store), listing) != fetched
+
+
+def _memo(url: str, store: Store) -> Path:
+    """Where the last listing of a URL is kept: of the whole URL, whose query may choose the bytes."""
+    return store.root / "listings" / f"{hashlib.sha256(url.encode()).hexdigest()}.json"
+
+
+def _patiently(url: str, ask: Callable[[], T]) -> T:
+    """The answer of a file system, asked again where a connection breaks."""
     for attempt in range(1, TRIES + 1):
         try:
-            return _fetched(url, store, memo)
+            return ask()
         except AtelierError:
             raise
         except OSError as error:
@@ -59,7 +83,8 @@ def fetch(url: str, store: Store) -> Artifact:
     raise AssertionError("the last try returns or raises")
 
 
-def _fetched(url: str, store: Store, memo: Path) -> Artifact:
+def _fetched(url: str, store: Store) -> Artifact:
+    memo = _memo(url, store)
     system, root = _open(url)
     listing = _fingerprint(_files(system, root, url))
     if listing is not None and (known := _remembered(memo, listing)) is not None and store.holds(known):

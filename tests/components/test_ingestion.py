@@ -1,7 +1,9 @@
 """Ingestion of small real Parquet sources into a real store."""
 
 import hashlib
+import shutil
 import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components import ingestion, rows, sources
+from components import ingestion, labels, manifest, rows, sources, versioning
 from components.errors import AtelierError
 from components.ingestion import ingest
 from components.recipe import Data, HeldOut
-from components.records import Dataset
+from components.records import Dataset, Source
 from components.sources import contract
 from components.sources.kinds import KINDS
 from components.store import Store
@@ -51,6 +53,11 @@ def table(project: Path, dataset: Dataset) -> dict[str, list[Any]]:
     batches = rows.read(Store(project / ".atelier").path(dataset.rows))
     found: dict[str, list[Any]] = pa.Table.from_batches(batches, rows.SCHEMA).to_pydict()
     return found
+
+
+def files(folder: Path) -> dict[Path, bytes | None]:
+    """All that lies below a folder, with its bytes."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 class TestRows:
@@ -205,6 +212,65 @@ class TestLabels:
         with pytest.raises(AtelierError, match="unknown class 'bot'; did you mean 'boot'"):
             run(tmp_path)
 
+    @pytest.mark.parametrize(
+        ("given", "names", "found"),
+        [
+            ([10.0, 9.0, None, 10.0], ("9", "10"), [1, 0, None, 1]),  # as pandas writes integers beside a null
+            (pa.array([2.0, 1.0, float("nan"), 2.0], pa.float32()), ("1", "2"), [1, 0, None, 1]),
+            ([2.0, 10.5, 2.0, -1.0], ("-1", "2", "10.5"), [1, 2, 1, 0]),
+            ([True, False, None, True], ("false", "true"), [1, 0, None, 1]),
+            ([b"y", "ÿ".encode(), None, b"y"], ("y", "ÿ"), [0, 1, None, 0]),
+            (pa.array([10, 9, None, 10]).dictionary_encode(), ("9", "10"), [1, 0, None, 1]),
+            ([Decimal("10.00"), Decimal("9.00"), None, Decimal("9.50")], ("9", "9.5", "10"), [2, 0, None, 1]),
+            (pa.array([2**64 - 1, 2**63, None, 3], pa.uint64()), ("3", f"{2**63}", f"{2**64 - 1}"), [2, 1, None, 0]),
+            (pa.array([18262, 18261, None, 18262], pa.date32()), ("2019-12-31", "2020-01-01"), [1, 0, None, 1]),
+            ([None] * 4, (), [None] * 4),
+        ],
+    )
+    def test_labels_of_any_type_of_one_value_are_classes(
+        self, tmp_path: Path, given: Any, names: tuple[str, ...], found: list[int | None]
+    ) -> None:
+        source(tmp_path, columns(4, label=given))
+        dataset = run(tmp_path)
+        assert dataset.classes == names
+        assert table(tmp_path, dataset)["label"] == found
+
+    def test_text_in_one_file_and_integers_in_another_are_the_same_names(self, tmp_path: Path) -> None:
+        source(tmp_path, columns(4, label=["7", "b", None, "b"]), file="a.parquet")
+        source(tmp_path, columns(4, label=[10, 7, None, 7.0]), file="b.parquet")
+        dataset = run(tmp_path)
+        assert dataset.classes == ("10", "7", "b")  # not all are numbers, so they stand as text
+        assert table(tmp_path, dataset)["label"] == [1, 2, None, 2, 0, 1, None, 1]
+
+    def test_whole_floats_are_indices_where_a_card_lists_the_classes(self, tmp_path: Path) -> None:
+        source(tmp_path, columns(4, label=[1.0, 0.0, None, float("nan")]), card=CARD)
+        assert table(tmp_path, run(tmp_path))["label"] == [1, 0, None, None]
+
+    def test_the_classes_of_a_card_are_spelt_as_labels_are(self, tmp_path: Path) -> None:
+        source(tmp_path, columns(4, label=[True, False, True, None]), card="---\nclasses: [true, false]\n---\n")
+        dataset = run(tmp_path)
+        assert (dataset.classes, table(tmp_path, dataset)["label"]) == (("true", "false"), [0, 1, 0, None])
+
+    @pytest.mark.parametrize(
+        ("given", "card", "told"),
+        [
+            ([[1], [2], [1], [2]], None, r"the column 'label' of 'data/d' is list<.*: a label is one value"),
+            ([{"a": 1}] * 4, None, "the column 'label' of 'data/d' is struct<a: int64>"),
+            (
+                [b"\xff", b"a"] * 2,
+                None,
+                "the column 'label' of 'data/d' is binary, or holds what does not read as UTF-8",
+            ),
+            ([float("inf"), 1.0] * 2, None, "the column 'label' of 'data/d' holds an infinite number"),
+            ([0.5, 1.0] * 2, CARD, "the column 'label' of 'data/d' holds 0.5: where the classes are listed"),
+            ([0, 1] * 2, "---\nclasses: [a, null]\n---\n", "the card of 'data/d' lists None among its `classes`"),
+        ],
+    )
+    def test_what_cannot_be_a_label_is_told(self, tmp_path: Path, given: Any, card: str | None, told: str) -> None:
+        source(tmp_path, columns(4, label=given), card=card)
+        with pytest.raises(AtelierError, match=told):
+            run(tmp_path)
+
 
 class TestSides:
     def test_rows_of_the_value_are_held_out_and_all_others_train(self, tmp_path: Path) -> None:
@@ -249,6 +315,59 @@ class TestSides:
             run(tmp_path, HeldOut(share=1e-9, by="digest"))
 
 
+class TestKnown:
+    """What `bring` would say, without doing it."""
+
+    @staticmethod
+    def known(project: Path, name: str = "data/d") -> Source | None:
+        before = files(project)
+        found = ingestion.known(Data(source=name, held_out=BY_COLUMN), project=project)
+        assert files(project) == before
+        return found
+
+    @staticmethod
+    def track(project: Path, target: str = "data") -> None:
+        """A pointer, its manifest in DVC's cache and no bytes anywhere: whatever pulls, fails."""
+        entries = manifest.entries_of(project / target)
+        name = manifest.name_of(entries)
+        text = manifest.pointer_text(name, size=1, files=len(entries), path=Path(target).name)
+        (project / f"{target}.dvc").write_text(text)
+        cached = project / ".dvc/cache" / manifest.place_of(name)
+        cached.parent.mkdir(parents=True)
+        cached.write_bytes(manifest.content_of(entries))
+
+    def test_of_a_plain_source_it_is_what_bring_says(self, tmp_path: Path) -> None:
+        source(tmp_path, columns())
+        data = Data(source="data/d", held_out=BY_COLUMN)
+        brought = ingestion.bring(data, project=tmp_path, store=Store(tmp_path / ".atelier"))
+        assert self.known(tmp_path) == brought
+        (tmp_path / "data/d/passwd").symlink_to("/etc/passwd")
+        with pytest.raises(AtelierError, match="is a link out of the folder"):
+            self.known(tmp_path)
+
+    def test_of_a_tracked_source_it_is_what_bring_says_and_nothing_is_pulled(self, tmp_path: Path) -> None:
+        source(tmp_path, columns())
+        self.track(tmp_path)
+        data = Data(source="data/d", held_out=BY_COLUMN)
+        brought = ingestion.bring(data, project=tmp_path, store=Store(tmp_path / ".atelier"))
+        assert brought.version == versioning.version_of(tmp_path, "data/d") != ""
+        assert self.known(tmp_path) == brought
+        shutil.rmtree(tmp_path / "data/d")
+        assert self.known(tmp_path) == brought
+
+    def test_what_only_a_download_tells_is_not_known(self, tmp_path: Path) -> None:
+        source(tmp_path, columns())
+        self.track(tmp_path)
+        shutil.rmtree(tmp_path / ".dvc")
+        assert self.known(tmp_path) is None
+        assert self.known(tmp_path, "http://127.0.0.1:9/rows.parquet") is None
+
+    def test_a_source_that_is_not_there_is_told(self, tmp_path: Path) -> None:
+        source(tmp_path, columns())
+        with pytest.raises(AtelierError, match="does not exist"):
+            self.known(tmp_path, "data/e")
+
+
 class TestKinds:
     def test_the_names_a_recipe_takes_are_those_of_the_table(self) -> None:
         assert set(sources.NAMES) == set(KINDS)
@@ -260,7 +379,7 @@ class TestKinds:
     def test_more_labels_than_there_can_be_classes_are_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ingestion, "MOST_CLASSES", 5)
+        monkeypatch.setattr(labels, "MOST_CLASSES", 5)
         source(tmp_path, columns(label=[f"a caption {number}" for number in range(8)]))
         with pytest.raises(AtelierError, match="more than 5 different values, so it does not name classes"):
             run(tmp_path)

@@ -1,13 +1,18 @@
 """Sources named by URLs: fetched once into the store, and kept from there."""
 
 import zipfile
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import fsspec
+import pyarrow as pa
 import pytest
 
+from components import ingestion
 from components.errors import AtelierError
 from components.recipe import Data
 from components.records import Artifact
@@ -121,6 +126,80 @@ def test_a_web_server_is_a_source_and_its_secrets_are_not_written_down(tmp_path:
     for secret in ("hunter22", "t0psecret"):
         assert secret not in str(refused.value)
         assert secret.encode() not in written
+
+
+class _Asked(BaseHTTPRequestHandler):
+    """Rows that hang on the query; with what tells versions apart, which does not, where `tag` is set."""
+
+    tag: str | None = None
+    sent: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self.wfile.write(self._answer())
+        self.sent.append(self.path)
+
+    def _answer(self) -> bytes:
+        content = "".join(f'{{"text": "{self.path[-1]}.{row}"}}\n' for row in range(9)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        if self.tag is not None:
+            self.send_header("ETag", self.tag)
+        self.end_headers()
+        return content
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a server whose bytes hang on the query."""
+    monkeypatch.setattr(_Asked, "sent", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Asked)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/rows.jsonl"
+    server.shutdown()
+    server.server_close()
+
+
+def test_urls_that_differ_in_their_query_alone_are_not_mixed_up(
+    tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Asked, "tag", '"same"')
+    store = Store(tmp_path / ".atelier")
+    first, other, again = (remote.fetch(f"{asked}?page={page}", store) for page in (1, 2, 1))
+    assert first == again != other
+    assert (store.path(other) / "rows.jsonl").read_text().startswith('{"text": "2.0"}\n')
+    assert _Asked.sent == ["/rows.jsonl?page=1", "/rows.jsonl?page=2"]
+    assert b"page" not in b"".join(path.read_bytes() for path in (store.root / "listings").iterdir())
+
+
+def test_a_url_that_tells_no_versions_apart_is_downloaded_once_a_run(tmp_path: Path, asked: str) -> None:
+    first = run(tmp_path, source=f"{asked}?page=1", modality="text")
+    assert _Asked.sent == ["/rows.jsonl?page=1"]
+    assert run(tmp_path, source=f"{asked}?page=1", modality="text") == first
+    assert len(_Asked.sent) == 2
+
+
+def test_a_listing_that_changes_while_it_is_read_is_told_without_a_download(
+    tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, copied = ingestion._write, []
+    monkeypatch.setattr(remote, "_copy", lambda *given, copy=remote._copy: (copied.append(given[1].name), copy(*given)))
+
+    def meanwhile(batches: Iterable[pa.RecordBatch], directory: Path) -> Counter[str]:
+        sides = real(batches, directory)
+        fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/x/0.png", png(200))
+        return sides
+
+    monkeypatch.setattr(ingestion, "_write", meanwhile)
+    with pytest.raises(AtelierError, match="changed while it was read: its listing is another now"):
+        run(tmp_path, source=memory)
+    assert len(copied) == 41
+    assert not (tmp_path / ".atelier/rows").exists()
 
 
 def test_a_recipe_is_written_down_without_the_secrets_of_its_source() -> None:
