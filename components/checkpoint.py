@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.store import write_atomically
+from components.store import file_sha256, write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def save(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, 
     state = {
         "job": job,
         "tensors": name,
+        "sha256": file_sha256(directory / name),
         "step": done.step,
         "seconds": done.seconds,
         "curves": done.curves,
@@ -80,6 +81,8 @@ def resume(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str
     """Load the checkpoint of `job` into the family and its optimizers; a missing or damaged one is a fresh start."""
     try:
         state = json.loads((directory / "state.json").read_bytes())
+        if file_sha256(directory / state["tensors"]) != state["sha256"]:
+            return Progressed()
         tensors = load_file(directory / state["tensors"])
         if state["job"] != job or state["optimizers"].keys() != optimizers.keys():
             return Progressed()

@@ -223,6 +223,13 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
         for control in recipe.controls:
             if control not in family.Controls.model_fields:
                 raise AtelierError(f"{where}: {unknown('control', control, family.Controls.model_fields)}")
+        try:
+            family.Controls.model_validate({name: control.default for name, control in recipe.controls.items()})
+        except ValidationError as error:
+            mistakes = "; ".join(_mistakes(error, family.Controls))
+            raise AtelierError(
+                f"the recipe {name}: controls: a default is none that {candidate.family!r} takes: {mistakes}"
+            ) from None
     prepare = modalities.part(recipe.modality, "shards").Prepare
     try:
         prepare.model_validate(recipe.prepare)
@@ -242,19 +249,20 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
 def _override(raw: dict[str, Any], setting: str) -> None:
     path, equals, value = setting.partition("=")
     if not equals or not path:
-        raise AtelierError(f"--set {setting!r} is not of the form path=value, as in candidates.vae.train.steps=100")
+        told = shown(setting) if is_url(setting) else setting
+        raise AtelierError(f"--set {told!r} is not of the form path=value, as in candidates.vae.train.steps=100")
     *parents, last = path.split(".")
     node: Any = raw
     try:
         parsed = _yaml(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise AtelierError(f"--set {setting!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        raise AtelierError(f"--set {path!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         for parent in parents:
             node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
         node[int(last) if isinstance(node, list) else last] = parsed
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise AtelierError(f"--set {setting!r}: there is no such place in this recipe") from None
+        raise AtelierError(f"--set {path!r}: there is no such place in this recipe") from None
 
 
 def _count(error: ValidationError) -> str:
@@ -270,8 +278,10 @@ def _mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         else:
             message = mistake["msg"].removeprefix("Value error, ")
             given = mistake["input"]
-            shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
-            yield f"{where}: {message}{shown}" if where else message
+            if isinstance(given, str) and is_url(given):
+                given = shown(given)  # a URL may hold a password
+            got = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+            yield f"{where}: {message}{got}" if where else message
 
 
 def _known_keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:

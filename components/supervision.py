@@ -7,7 +7,7 @@
 | killed for memory | the kernel's count of such kills rose | resumed once, then as above |
 | refused by the disk | `OSError`, as of a full one | the same error, for the flow to tell |
 | killed, crashed | the signal it died of | resumed from the last checkpoint |
-| stalled | no step for `STALLED_SECONDS` | killed and resumed |
+| stalled | no step for `STALLED_SECONDS`, or no word for `SILENT_SECONDS` | killed and resumed |
 | code error | any other exception | `TrainingFailed`, with the traceback |
 """
 
@@ -33,6 +33,7 @@ from components.server import last_lines
 from components.store import Store
 
 STALLED_SECONDS = 900.0
+SILENT_SECONDS = 120.0  # a process that runs at all tells its step every 2 seconds
 STOP_SECONDS = 60.0  # for the step at hand and a checkpoint
 # How often training is resumed after each kind of death without a step gained in between.
 RESUMED = {"killed": 3, "crashed": 1, "stalled": 1, "out of memory": 1}
@@ -129,10 +130,11 @@ def _listen(process: "subprocess.Popen[bytes]", attempt: _Attempt, report: Progr
     assert process.stdout is not None
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-    moved = time.monotonic()
+    moved = heard = time.monotonic()
     while True:
         try:
             line = lines.get(timeout=1.0)
+            heard = time.monotonic()
         except queue.Empty:
             line = b"{}"
         if line is None:
@@ -145,7 +147,7 @@ def _listen(process: "subprocess.Popen[bytes]", attempt: _Attempt, report: Progr
             report(said["progress"])
         elif "trained" in said or "error" in said:
             attempt.said = said
-        if time.monotonic() - moved > STALLED_SECONDS:
+        if time.monotonic() - moved > STALLED_SECONDS or time.monotonic() - heard > SILENT_SECONDS:
             attempt.stalled = True
             process.kill()
             return

@@ -179,6 +179,7 @@ class Loop:
                 self._keep()
             if stopping:
                 raise Stopped
+        self._refuse_broken()
         return self.step >= settings.steps
 
     def advance(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -213,7 +214,20 @@ class Loop:
         optimizer.step()
         return loss
 
+    def _refuse_broken(self) -> None:
+        """Raise an `AtelierError` where a weight is no number: losses are read now and then only."""
+        for name, tensor in self.family.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise self._diverged(name, "no finite number everywhere")
+
+    def _diverged(self, what: str, value: float | str) -> AtelierError:
+        return AtelierError(
+            f"training diverged: {what} is {value} at step {self.step} of {self.settings.steps}. Lower the "
+            "learning rate in the candidate's config, or set train.precision to fp32."
+        )
+
     def _keep(self) -> None:
+        self._refuse_broken()
         if self.checkpoints is not None:
             done = checkpoint.Progressed(self.step, self.seconds, self.curves)
             checkpoint.save(self.checkpoints, self.job, self.family, self.optimizers, done)
@@ -223,10 +237,7 @@ class Loop:
         now = time.time()
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise AtelierError(
-                    f"training diverged: {name} is {value} at step {self.step} of {self.settings.steps}. Lower the "
-                    "learning rate in the candidate's config, or set train.precision to fp32."
-                )
+                raise self._diverged(name, value)
             self.curves.setdefault(name, []).append((self.step, now, value))
         left = (self.settings.steps - self.step) / pace
         self.signs.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))

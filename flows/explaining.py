@@ -15,13 +15,14 @@ from rich.text import Text
 
 from flows.caching import Key
 
-Fate = Literal["cached", "runs", "waits", "always"]
+Fate = Literal["cached", "runs", "waits", "always", "stops"]
 SHOWN = 6  # changes that a person is shown of one stage
 MARKS: Mapping[Fate, tuple[str, str, str]] = {
     "cached": ("=", "skipped", "dim"),
     "runs": ("+", "would run", "green"),
     "waits": ("?", "depends", "yellow"),  # what comes before may make the same bytes as last time
     "always": ("~", "always looked at", "dim"),
+    "stops": ("x", "would end the run", "red"),
 }
 
 
@@ -109,7 +110,8 @@ def changes(before: Mapping[str, Any] | None, now: Key) -> tuple[str, ...]:
 
 
 def _entries(before: Mapping[str, Any], now: Key, part: str) -> list[tuple[str, Any, Any]]:
-    old, new = before.get(part, {}), now.parts[part]
+    old, new = before.get(part), now.parts[part]
+    old = old if isinstance(old, dict) else {}
     return [(name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
 
 

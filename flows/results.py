@@ -9,19 +9,20 @@ from flows.workspace import Workspace
 NONE = object()  # no result; a result may be None itself
 
 
-def read(place: Workspace, key: str) -> Any:
-    """The result that is kept under a key; `NONE` where there is none, or what is there cannot be read."""
+def read(place: Workspace, key: str, kind: Any) -> Any:
+    """The result of that type that is kept under a key; `NONE` where there is none, or what is there is none."""
     path = _path(place, key)
     try:
-        return _parsed(path)
+        result = _parsed(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return NONE
+    return result if isinstance(result, kind) else NONE
 
 
-def drop_damaged(place: Workspace, key: str) -> None:
+def drop_damaged(place: Workspace, key: str, kind: Any) -> None:
     """Remove a kept result that cannot be read, such as one that was cut off: Prefect would fail on it."""
     path = _path(place, key)
-    if path.is_file() and read(place, key) is NONE:
+    if path.is_file() and read(place, key, kind) is NONE:
         path.unlink()
 
 

@@ -104,7 +104,7 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
             sweep(place.store)
             sweep(place.bentos)
             with unclosed.noting(place.locks, recipe.model):
-                outcome = train(str(path), settings)
+                outcome = train(str(path), recipe)
         seconds = time.monotonic() - begun
         pages = summary.publish(outcome, place)
     except AtelierError:

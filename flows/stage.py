@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
 
 import prefect
 from prefect.client.schemas.objects import State
@@ -74,7 +74,7 @@ class _Stage:
         title, key = self.label.format(**arguments), self.key(arguments)
         with console.board().stage(title) as shown:
             if key is not None:
-                results.drop_damaged(place, key.name)
+                results.drop_damaged(place, key.name, self._kind)
             shown.skipped = True
             result = self._task(**arguments)
             if shown.skipped and not caching.whole(result, store_of(place)):
@@ -98,7 +98,7 @@ class _Stage:
             result = self.known(**arguments)
             return explaining.Unknown(title) if result is None else result
         place: Workspace = arguments["workspace"]
-        kept = results.read(place, key.name)
+        kept = results.read(place, key.name, self._kind)
         if kept is not results.NONE and caching.whole(kept, store_of(place)):
             plan.says(title, "cached")
             return self.renew(kept, **arguments)
@@ -115,6 +115,11 @@ class _Stage:
         source = hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()
         itself = f"{self.function.__module__}:{self.function.__name__}"
         return caching.Key(made.stage, {**made.parts, "source": {**made.parts["source"], itself: source}})
+
+    @cached_property
+    def _kind(self) -> Any:
+        """The type of the result."""
+        return get_type_hints(self.function)["return"]
 
     @cached_property
     def _task(self) -> "prefect.Task[..., Any]":
@@ -160,9 +165,16 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*values: P.args, **named: P.kwargs) -> R:
-        if explaining.plan() is not None and (waits := explaining.missing([*values, *named.values()])):
+        plan = explaining.plan()
+        if plan is None:
+            return function(*values, **named)
+        if waits := explaining.missing([*values, *named.values()]):
             return cast(R, explaining.Unknown(waits[0]))
-        return function(*values, **named)
+        try:
+            return function(*values, **named)
+        except AtelierError as error:  # where the run would end
+            plan.says(function.__name__, "stops", str(error))
+            return cast(R, explaining.Unknown(function.__name__))
 
     return call
 

@@ -29,10 +29,10 @@ def training_line(trained: Trained) -> str:
 
 
 def verdict_line(verdict: Verdict) -> str:
-    """One line: `passed 4 of 4 gates`."""
+    """One line: `passed, 4 of 4 gates hold`."""
     held = sum(check.passed for check in verdict.checks)
     word = "[green]passed[/green]" if verdict.passed else "[red]failed[/red]"
-    return f"{word} {held} of {len(verdict.checks)} gates"
+    return f"{word}, {held} of {len(verdict.checks)} gates hold"
 
 
 def candidates(verdicts: Sequence[Verdict], *, winner: str | None) -> RenderableType:

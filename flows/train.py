@@ -13,9 +13,10 @@ from flows.workspace import Workspace
 
 
 @flow(name="train", flow_run_name="{path}", validate_parameters=False, persist_result=False, on_running=[unclosed.note])
-def train(path: str, settings: tuple[str, ...] = ()) -> Outcome:
-    """Run the recipe in the file `path`, with `path=value` settings laid over it."""
-    return line(recipes.load(Path(path), settings), workspace.find(Path(path).parent, Path.cwd()))
+def train(path: str, recipe: Recipe | None = None) -> Outcome:
+    """Run the recipe in the file `path`, or `recipe` where it is given: Prefect keeps it, without its secrets."""
+    place = workspace.find(Path(path).parent, Path.cwd())
+    return line(recipes.load(Path(path)) if recipe is None else recipe, place)
 
 
 def line(recipe: Recipe, place: Workspace) -> Outcome:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 _notes: ContextVar[Path | None] = ContextVar("notes", default=None)
 
@@ -41,14 +42,15 @@ def close(locks: Path, model: str) -> list[str]:
     from prefect.states import Crashed
 
     with get_client(sync_client=True) as client:
-        for name in notes.read_text().split():
+        for line in notes.read_text(errors="replace").split():
             try:
-                state = client.read_flow_run(name).state  # type: ignore[arg-type]  # a UUID, as text
-            except ObjectNotFound:  # another API than the one that it ran under
+                run = UUID(line)
+                state = client.read_flow_run(run).state
+            except (ValueError, ObjectNotFound):  # a line cut off, or another API than the one that it ran under
                 continue
             if state is not None and not state.is_final():
-                client.set_flow_run_state(name, Crashed(message="its process was killed"), force=True)
-                closed.append(name)
+                client.set_flow_run_state(run, Crashed(message="its process was killed"), force=True)
+                closed.append(line)
     notes.unlink()
     return closed
 

@@ -69,6 +69,8 @@ def test_settings_are_laid_over_the_file() -> None:
             {"candidates": {"v": {"family": "vae", "config": {"latent_dim": 0}}}},
             "latent_dim.*greater than or equal to 1",
         ),
+        ({"controls": {"truncation": {"default": 9}}}, "controls: a default is none that 'vae' takes: truncation"),
+        ({"data": "https://bob:secret@host/x?token=secret"}, r"data: .*got 'https://host/x'"),
         ({"candidates": {"v": {"family": "vae", "train": {"steps": 0}}}}, "steps.*greater than or equal to 1.*got 0"),
         ({"candidates": {}}, "candidates"),
         ({"modality": "imge"}, "unknown modality 'imge'; did you mean 'image'?"),

@@ -115,18 +115,18 @@ def test_one_that_is_killed_again_and_again_without_a_step_gained_is_given_up(
 
 
 @pytest.mark.slow
-def test_one_that_hangs_is_killed_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "STALLED_SECONDS", 30.0)
+@pytest.mark.parametrize("limit", ["STALLED_SECONDS", "SILENT_SECONDS"])
+def test_one_that_hangs_is_killed_and_resumed(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
     def freeze(reading: Any) -> None:
         if reading["step"] >= 50 and not told:
             trainee().suspend()
-            monkeypatch.setattr(supervision, "STALLED_SECONDS", 1.0)
+            monkeypatch.setattr(supervision, limit, 1.0)
 
     def told_of(words: str) -> None:
         told.append(words)
-        monkeypatch.setattr(supervision, "STALLED_SECONDS", 300.0)
+        monkeypatch.setattr(supervision, limit, 300.0)
 
     done = train(Store(tmp_path), candidate(checkpoint_every=10), report=freeze, told=told_of)
     assert done.resumed == 1 and "stalled" in told[0]

@@ -138,6 +138,30 @@ def test_divergence_stops_the_run_and_names_the_loss() -> None:
         broken.run(lambda start: iter([blobs(8)] * 5))
 
 
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path: Path) -> None:
+    """A time limit may stop a run between two readings of its losses."""
+    ours = loop(steps=1000, time_limit="1s")
+    ours.seconds = 2.0  # over the limit: it stops at once, with nothing read
+    with torch.no_grad():
+        next(ours.family.parameters()).fill_(math.nan)
+    with pytest.raises(AtelierError, match=r"training diverged: .* no finite number everywhere"):
+        ours.run(lambda start: iter([blobs(8)] * 5))
+
+
+def test_a_checkpoint_whose_bytes_have_changed_is_a_fresh_start(tmp_path: Path) -> None:
+    store, steps = Store(tmp_path), list[int]()
+    whole = trained(Store(tmp_path / "whole"), candidate(steps=20))
+    with pytest.raises(training.Stopped):
+        trained(store, candidate(steps=20), alive=steps.append, stop=lambda: steps[-1] == 10)
+    tensors = tmp_path / "checkpoints" / "job" / "step-10.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-4096:] = bytes(4096)
+    tensors.write_bytes(content)
+    steps.clear()
+    assert trained(store, candidate(steps=20), alive=steps.append).weights == whole.weights
+    assert steps[0] == 1
+
+
 def test_loops_of_different_precision_run_one_after_the_other() -> None:
     for precision in ("fp32", "bf16", "fp32"):
         ours = loop(steps=2, precision=precision)
