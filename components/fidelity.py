@@ -3,6 +3,8 @@
 N generated rows, M real rows, D features. All take float matrices [N, D] and [M, D] and return plain numbers.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,10 @@ from torch import Tensor
 def frechet_distance(generated_ND: Tensor, real_MD: Tensor) -> float:
     """Squared 2-Wasserstein distance of the two Gaussian fits, 0 when they agree (arXiv:1706.08500).
 
-    Biased upwards by about 1/N: compare at equal N only.
+    Biased upwards by about 1/N: compare at equal N only. NaN where a feature is no finite number.
     """
+    if not (torch.isfinite(generated_ND).all() and torch.isfinite(real_MD).all()):
+        return math.nan  # eigenvalues of such a matrix may end the process
     generated_ND, real_MD = generated_ND.double(), real_MD.double()
     shift = (generated_ND.mean(0) - real_MD.mean(0)).square().sum()
     ours_DD, theirs_DD = torch.cov(generated_ND.T), torch.cov(real_MD.T)

@@ -177,7 +177,7 @@ def _card(listing: Listing) -> Mapping[str, Any]:
     if listing.only is not None or not card.is_file():
         return {}
     try:
-        head, *rest = card.read_text(encoding="utf-8").split("\n---", 1)
+        head, *rest = card.read_text(encoding="utf-8-sig").split("\n---", 1)
     except UnicodeDecodeError:
         raise AtelierError(f"{card} is not UTF-8. Convert it, as with `iconv -t UTF-8`.") from None
     except OSError as error:
@@ -186,10 +186,13 @@ def _card(listing: Listing) -> Mapping[str, Any]:
         return {}
     try:
         facts = yaml.safe_load(head.removeprefix("---"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise AtelierError(f"the front matter of {card} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict) or not isinstance(facts.get("classes", []), list):
         raise AtelierError(f"the front matter of {card} must be a mapping, and its `classes` a list of names in order")
+    names = [str(name) for name in facts.get("classes", [])]
+    if len(set(names)) != len(names) or any(isinstance(name, list | dict) for name in facts.get("classes", [])):
+        raise AtelierError(f"the `classes` of {card} must be names, none of them twice, as in [cat, dog]")
     return facts
 
 

@@ -48,3 +48,18 @@ def batches(split: Split, *, size: int, seed: int, start: int, augment: Augment 
             batch = augment(batch, generator.manual_seed(seed_of(seed, "augment", step)))
         yield batch
         step += 1
+
+
+def consecutive(windows: int, *, step: int, size: int) -> Tensor:
+    """The index [size] of the windows of one step of truncated back-propagation.
+
+    Row b reads on where it ended at the step before, each row in a part of the side of its own, until all parts are
+    read (windows // size steps) and every row begins again.
+    """
+    each = windows // size
+    if not each:
+        raise AtelierError(
+            f"train.batch_size is {size}, but there are only {windows} windows to train on. Lower train.batch_size, "
+            "let `prepare` cut shorter windows, or give the recipe more data."
+        )
+    return torch.arange(size) * each + step % each

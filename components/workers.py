@@ -3,6 +3,8 @@
 A worker is `python -m components.workers MODULE:FUNCTION OPTIONS`: Arrow batches come in on its standard input, and
 what the function makes of each goes out on its standard output. So nothing is forked from a process with threads, the
 main program is not imported again, and a worker ends with the one that asked it, however that ends.
+
+An answer is an Arrow stream of its own, of one batch; or of none, with what the function raised in its schema's metadata.
 """
 
 import importlib
@@ -12,20 +14,23 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from components.errors import AtelierError
 
 ALONE_SECONDS = 3.0  # starting workers takes about one
+DYING_SECONDS = 5.0  # from the end of a worker's answers to its own
 BYTES_AT_ONCE = 8 * 2**20  # of a piece of work; where rows are large, a batch is several pieces
+FAILURE = b"failure"  # the key of what was raised
 
 Work = Callable[..., pa.RecordBatch]
 
@@ -87,23 +92,42 @@ class _Worker:
         root = Path(__file__).resolve().parent.parent
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
         self._writer: Any = None
-        self._reader: Any = None
 
     def ask(self, piece: pa.RecordBatch) -> pa.RecordBatch:
+        """What the function makes of a piece.
+
+        An `AtelierError` of the function comes as it is, and anything else as a `RuntimeError` with the worker's
+        traceback as a note, since it is a fault of the code. An `AtelierError` too where the worker was killed.
+        """
         assert self._process.stdin and self._process.stdout
         try:
             self._writer = self._writer or pa.ipc.new_stream(self._process.stdin, piece.schema)
             self._writer.write_batch(piece)
             self._process.stdin.flush()
-            self._reader = self._reader or pa.ipc.open_stream(self._process.stdout)
-            return self._reader.read_next_batch()
-        except (OSError, StopIteration, pa.ArrowException):
-            status = self._process.wait()
-            why = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            raise AtelierError(
-                f"a worker process {why} while it read rows. If it was killed, memory may have run out: free some, "
-                "and run the recipe again; else its message is above."
-            ) from None
+            with pa.ipc.open_stream(self._process.stdout) as reader:
+                answered, found = list(reader), reader.schema.metadata
+        except (OSError, pa.ArrowException) as error:
+            raise self._lost() from error
+        if not answered:
+            raise _raised(**json.loads(found[FAILURE]))
+        return answered[0]
+
+    def _lost(self) -> Exception:
+        """Why no answer came; the process is over afterwards."""
+        try:
+            status = self._process.wait(DYING_SECONDS)
+        except subprocess.TimeoutExpired:  # what it wrote is no answer, and it would wait for the next piece for ever
+            self._process.kill()
+            self._process.wait()
+            return RuntimeError("a worker process answered with something else than rows")
+        if status >= 0:
+            return RuntimeError(
+                f"a worker process ended with status {status} before it answered; see its message above"
+            )
+        return AtelierError(
+            f"a worker process was killed by {signal.Signals(-status).name} while it read rows. Memory may have run "
+            "out: free some, and run the recipe again."
+        )
 
     def end(self) -> None:
         self._process.kill()  # it holds nothing that could be lost
@@ -123,20 +147,50 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
+def _raised(*, kind: str, error: str, traceback: str) -> Exception:
+    """What a worker's function raised, to be raised again here."""
+    if kind == "mistake":
+        return AtelierError(error)
+    fault = RuntimeError(error)
+    fault.add_note(f"In a worker process:\n{traceback}")
+    return fault
+
+
 def serve(name: str, options: Mapping[str, Any]) -> None:
     """Answer every batch on standard input until it ends."""
+    answers = _own_standard_output()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks
+    with pa.ipc.open_stream(sys.stdin.buffer) as reader:
+        for piece in reader:
+            try:
+                answered = [_named(name)(piece, **options)]
+                schema = answered[0].schema
+            except Exception as error:  # noqa: BLE001 - whatever it is, the one that asks must hear of it
+                answered, schema = [], pa.schema([], {FAILURE: json.dumps(_failure(error))})
+            with pa.ipc.new_stream(answers, schema) as writer:
+                for answer in answered:
+                    writer.write_batch(answer)
+            answers.flush()
+
+
+def _named(name: str) -> Work:
     module, function = name.split(":")
     work: Work = getattr(importlib.import_module(module), function)
-    answers = sys.stdout.buffer
-    sys.stdout = sys.stderr  # what a library prints is no answer
-    with pa.ipc.open_stream(sys.stdin.buffer) as reader:
-        writer = None
-        for piece in reader:
-            answer = work(piece, **options)
-            writer = writer or pa.ipc.new_stream(answers, answer.schema)
-            writer.write_batch(answer)
-            answers.flush()
+    return work
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    """What the function raised, as JSON, for `_raised`."""
+    if isinstance(error, AtelierError):
+        return {"kind": "mistake", "error": str(error), "traceback": ""}
+    return {"kind": "code", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+def _own_standard_output() -> BinaryIO:
+    """The stream of the answers; what anything else prints, be it a C library, goes to standard error from now on."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(kept, "wb")
 
 
 if __name__ == "__main__":

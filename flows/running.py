@@ -97,6 +97,7 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
 
             workspace.keep_log(place)
             leash.tie()
+            workspace.refuse_damaged(place)
             _start_api()
         turn = turns.turn(place.locks, recipe.model, say=board.say)
         with turn, consoles.showing(board):

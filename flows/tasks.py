@@ -41,7 +41,13 @@ def _brought(recipe: Recipe, workspace: Workspace) -> Source:
     return ingestion.bring(recipe.data, project=workspace.project, store=store_of(workspace))
 
 
-@stage("data", known=_brought, retries=2, note=lambda source: f"{source.name}, version {source.version[:14]}")
+def _known(recipe: Recipe, workspace: Workspace) -> Source | None:
+    from components import ingestion
+
+    return ingestion.known(recipe.data, project=workspace.project)
+
+
+@stage("data", known=_known, retries=2, note=lambda source: f"{source.name}, version {source.version[:14]}")
 def bring(recipe: Recipe, workspace: Workspace) -> Source:
     return _brought(recipe, workspace)
 

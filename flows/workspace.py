@@ -4,7 +4,9 @@ import errno
 import logging
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -178,6 +180,23 @@ def refuse_full(workspace: Workspace, *, because: Exception | None = None) -> No
     needed = NEEDED_MIB if because is None else FULL_MIB
     if shutil.disk_usage(workspace.root).free < needed * 2**20:
         raise refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), workspace) from because
+
+
+def refuse_damaged(workspace: Workspace) -> None:
+    """Raise an `AtelierError` where the database of the embedded Prefect is none: its API would never start."""
+    path = workspace.prefect / "prefect.db"
+    if os.environ.get("PREFECT_API_URL") or not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.OperationalError:  # held by another run at this moment
+        return
+    except sqlite3.DatabaseError as error:
+        raise AtelierError(
+            f"the database of Prefect {path} is damaged ({error}). It holds the history of runs only: move it away, "
+            "with the files prefect.db-shm and prefect.db-wal beside it, and run the same command. No model is lost."
+        ) from None
 
 
 def refused(error: OSError, workspace: Workspace) -> AtelierError:

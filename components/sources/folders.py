@@ -26,16 +26,17 @@ class Layout:
 
 
 def layout(listing: Listing) -> Layout:
-    """Folders at the top are splits where all bear such names; an `AtelierError` where only some do."""
+    """Folders at the top are splits where all bear such names; an `AtelierError` where `train` has others beside it."""
     tops = sorted(_tops(listing))
     named = [top for top in tops if top in SPLITS]
     if len(named) == len(tops):
         return Layout(splits=bool(named))
-    if "train" in named and len(named) > 1:
+    if train := next((top for top in tops if top.lower() == "train"), None):
         odd = next(top for top in tops if top not in SPLITS)
         raise AtelierError(
-            f"the source {listing.title!r} has the folders {', '.join(named)} for its splits, but {odd!r} beside them. "
-            "Move it into one of them; hide what is no data with a dot before its name."
+            f"the source {listing.title!r} has a folder {train!r}, which names a split, and {odd!r}, which does not. "
+            f"Splits are named {', '.join(SPLITS)}, in small letters; classes are folders below them. Rename or move "
+            "it, or hide what is no data with a dot before its name."
         )
     return Layout(splits=False)
 

@@ -2,6 +2,6 @@
 
 from components.sources import media
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 KIND = media.kind("images", "pictures", SUFFIXES, modality="image", at_most=64 * 2**20)

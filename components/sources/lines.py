@@ -75,7 +75,7 @@ def _csv(listing: Listing, name: str, texts: Iterator[str]) -> Iterator[tuple[in
             if not cells:
                 continue
             if head is None:
-                head = cells
+                head = [cell.strip() for cell in cells]
                 if len(set(head)) != len(head):
                     raise AtelierError(f"the header of {name!r} of {listing.title!r} names a column twice.")
                 continue

@@ -1,7 +1,7 @@
 """Folders in which each file is a row: what pictures and recordings have in common.
 
-The id is the relative name. With metadata, it says labels and splits; without, folders do: those at the top are splits
-where they are called `train` and `held_out`, `test`, `val` or `validation`, and those below them, or at the top, are
+The id is the relative name. Metadata with columns for them say labels and splits; else folders do: those at the top
+are splits where they are called `train`, `held_out`, `test`, `val` or `validation`; those below, or at the top, are
 classes. A folder without sub-folders has no classes.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from components.errors import AtelierError
 from components.sources import folders, metadata
 from components.sources.contract import Kind, Table, gather
 from components.sources.listing import Listing
@@ -25,8 +26,9 @@ def kind(name: str, holds: str, suffixes: Sequence[str], *, modality: str, at_mo
     def opened(listing: Listing, _: str) -> Table:
         said = metadata.find(listing, claims)
         layout = folders.layout(listing)
-        folder = _Described(listing, layout, said, at_most) if said else _Bare(listing, layout, claims, holds, at_most)
-        return folder.table()
+        if said is None:
+            return _Bare(listing, layout, claims, holds, at_most).table()
+        return _Described(listing, layout, said, claims, holds, at_most).table()
 
     return Kind(name, holds, ", ".join(suffixes), claims, opened, modality)
 
@@ -65,16 +67,32 @@ class _Described:
     listing: Listing
     layout: folders.Layout
     said: metadata.Metadata
+    claims: Callable[[str], bool]
+    holds: str
     at_most: int
 
     def table(self) -> Table:
         names = dict.fromkeys(["id", "payload", *self.said.columns.names])
         names.update(dict.fromkeys(["text"] if self.said.text else []))
         names.update(dict.fromkeys(["split"] if self.layout.splits else []))
-        return Table(tuple(names), self._read, payload="payload")
+        classes = () if self._labelled else self._classes()
+        names.update(dict.fromkeys(["label"] if classes else []))
+        return Table(tuple(names), self._read, payload="payload", classes=classes)
+
+    def _classes(self) -> tuple[str, ...]:
+        """The classes that folders give, where they give one to every file; folders may be there for order only."""
+        try:
+            return folders.classes(self.listing, self.layout, self.claims, self.holds)
+        except AtelierError:
+            return ()
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether the metadata say the labels; else folders do, as without metadata."""
+        return "label" in self.said.columns.names
 
     def _read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        types = {"payload": pa.binary(), "label": self.said.columns.label_type()}
+        types = {"payload": pa.binary(), "label": self.said.columns.label_type() if self._labelled else pa.string()}
         schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
         return gather((self._row(name, line, columns) for name, line in self.said.rows()), schema)
 
@@ -85,7 +103,7 @@ class _Described:
         if "id" in columns:
             row["id"] = row["id"] or name
         if "label" in columns:
-            row["label"] = self.said.columns.label(line)
+            row["label"] = self.said.columns.label(line) if self._labelled else self.layout.label(name)
         if "text" in columns and self.said.text:
             row["text"] = line.word(self.said.text)
         if "split" in columns:

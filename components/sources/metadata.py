@@ -18,6 +18,7 @@ from components.sources.listing import Listing
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 FILE = "file_name"
+MEANT = ("file_name", "text", "transcription", "label", "split", "id")
 SPOKEN = "transcription"  # another name of `text`
 
 
@@ -46,6 +47,7 @@ class Metadata:
 
 def find(listing: Listing, claims: Callable[[str], bool]) -> Metadata | None:
     """The metadata of a source, read once to see that every file has its row and every row its file."""
+    _refuse_misspelt(listing)
     files = tuple(entry.name for entry in listing.entries() if entry.what == "file" and is_metadata(entry.name))
     if not files or listing.only is not None:
         return None
@@ -53,8 +55,20 @@ def find(listing: Listing, claims: Callable[[str], bool]) -> Metadata | None:
         if name.endswith(".csv") and (other := f"{name.removesuffix('csv')}jsonl") in files:
             raise AtelierError(f"the source {listing.title!r} has both {name!r} and {other!r}: keep one of them.")
     found = Metadata(listing, files, lines.columns(_lines(listing, files)))
+    for column in found.columns.names:
+        if column not in MEANT and column.lower() in MEANT:
+            raise AtelierError(f"{files[0]!r} of {listing.title!r} has a column {column!r}: write it in small letters.")
     _match(found, claims)
     return found
+
+
+def _refuse_misspelt(listing: Listing) -> None:
+    for entry in listing.entries():
+        name = entry.name.rsplit("/", 1)[-1]
+        if entry.what == "file" and name not in NAMES and name.lower() in NAMES:
+            raise AtelierError(
+                f"the source {listing.title!r} holds {entry.name!r}: name it {name.lower()!r}, in small letters."
+            )
 
 
 def _lines(listing: Listing, files: tuple[str, ...]) -> Iterator[lines.Line]:

@@ -69,3 +69,9 @@ def test_entropy_share() -> None:
     assert fidelity.entropy_share(torch.arange(100) % 10, 10) == pytest.approx(1)
     assert fidelity.entropy_share(torch.zeros(100, dtype=torch.long), 10) == 0
     assert fidelity.entropy_share(torch.arange(100) % 2, 4) == pytest.approx(0.5)
+
+
+def test_features_that_are_no_numbers_have_no_distance() -> None:
+    broken = torch.zeros(8, 3)
+    broken[2, 1] = float("nan")
+    assert math.isnan(fidelity.frechet_distance(broken, torch.randn(8, 3)))

@@ -118,6 +118,15 @@ def test_a_disk_without_room_for_a_run_is_refused(tmp_path: Path, monkeypatch: p
         workspace.refuse_full(Workspace(ROOT, tmp_path))
 
 
+def test_a_damaged_database_of_prefect_is_told_before_its_api_is_started(tmp_path: Path) -> None:
+    place = Workspace(ROOT, tmp_path)
+    workspace.refuse_damaged(place)
+    place.prefect.mkdir()
+    (place.prefect / "prefect.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(AtelierError, match=r"prefect.db is damaged .*move it away"):
+        workspace.refuse_damaged(place)
+
+
 def test_a_fault_of_ours_is_said_to_be_one_and_the_next_recipe_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from components import workers
 from components.contract import Strict
-from components.errors import AtelierError
 from components.modalities.image.augment import Augment
 from components.modalities.image.batch import Images, ImageSpec
 from components.modalities.image.rows import fit
-from components.rows import Row
+from components.rows import Row, label_index
 
 ROWS_AT_ONCE = 1024
 
@@ -45,7 +44,7 @@ def write(
 ) -> ImageSpec:
     """Fill `directory` with the rows of each split in order; a picture that is not square is cropped at its centre."""
     options = {"size": prepare.size, "channels": prepare.channels}
-    waiting: deque[tuple[str, str, int | None]] = deque()  # rows whose pixels are still to come
+    waiting: deque[tuple[str, int]] = deque()  # side and label of the rows whose pixels are still to come
     with ExitStack() as files:
         pixels, labels = (
             {side: files.enter_context(_Column(directory / f"{side}.{name}.npy", kind, (n, *row))) for side, n in given}
@@ -54,22 +53,25 @@ def write(
                 ("labels", np.int64, (), counts.items()),
             )
         )
-        for fitted in workers.mapped(fit, _batches(accepted, waiting), options=options):
+        for fitted in workers.mapped(fit, _batches(accepted, waiting, classes), options=options):
             for picture in fitted["pixels"].to_pylist():
-                side, name, label = waiting.popleft()
+                side, label = waiting.popleft()
                 pixels[side].append(picture)
-                labels[side].append(np.int64(_index(label, name, classes)).tobytes())
+                labels[side].append(np.int64(label).tobytes())
     index = {"prepare": prepare.model_dump(mode="json"), "classes": list(classes)}
     (directory / "index.json").write_text(json.dumps(index, sort_keys=True))
     return ImageSpec(channels=prepare.channels, size=prepare.size, classes=tuple(classes))
 
 
-def _batches(accepted: Iterable[Row], waiting: deque[tuple[str, str, int | None]]) -> Iterator[pa.RecordBatch]:
-    """The payloads of the rows, a batch at a time; the rest of each row goes into `waiting`."""
+def _batches(
+    accepted: Iterable[Row], waiting: deque[tuple[str, int]], classes: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The payloads of the rows, a batch at a time; side and label of each go into `waiting`, -1 for no label."""
     payloads: list[bytes] = []
     held = 0
     for row in accepted:
-        waiting.append((row.split, row.id, row.label))
+        label = label_index(row, classes)
+        waiting.append((row.split, -1 if label is None else label))
         payloads.append(row.payload)
         held += len(row.payload)
         if len(payloads) == ROWS_AT_ONCE or held >= workers.BYTES_AT_ONCE:
@@ -128,15 +130,3 @@ def open_augment(directory: Path) -> Augment | None:
     """The augmentation that the recipe asked for; None where it asked for none."""
     prepare = Prepare.model_validate(json.loads((directory / "index.json").read_bytes())["prepare"])
     return Augment(prepare.augment, size=prepare.size) if prepare.augment else None
-
-
-def _index(label: int | None, name: str, classes: Sequence[str]) -> int:
-    """The label of one row as it is stored: -1 where the dataset has no labels, and only there."""
-    if not classes:
-        return -1
-    if label is None or not 0 <= label < len(classes):
-        raise AtelierError(
-            f"the row {name!r} has the label {label}, but the dataset's {len(classes)} classes are numbered from 0. "
-            "Validation rejects such rows: let the recipe's suite ask for labels."
-        )
-    return label

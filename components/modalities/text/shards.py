@@ -17,13 +17,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from components import loading
 from components.contract import Strict
 from components.errors import AtelierError
 from components.modalities.text import tokenizers
 from components.modalities.text.batch import TextSpec, Tokens
 from components.modalities.text.rows import decode
 from components.modalities.text.tokenizers import Kind, Tokenizer
-from components.rows import Row
+from components.rows import Row, label_index
 
 
 class Prepare(Strict):
@@ -43,7 +44,7 @@ def write(
     with ExitStack() as files:
         texts = {side: _Texts(directory, side, files) for side in counts}
         for row in accepted:
-            texts[row.split].add(decode(row.payload), _index(row.label, row.id, classes) if classes else None)
+            texts[row.split].add(decode(row.payload), label_index(row, classes))
     assert {side: text.rows for side, text in texts.items()} == dict(counts), "every row that was counted came"
     training = texts["train"].read() if "train" in texts else iter(())
     tokenizer = tokenizers.learn(prepare.tokenizer, training)
@@ -88,18 +89,8 @@ class Split:
         return Tokens(torch.from_numpy(tokens_BT), places, torch.from_numpy(self.labels[document_B]))
 
     def consecutive(self, step: int, *, size: int) -> Tensor:
-        """The index [size] of the windows of one step of truncated back-propagation.
-
-        Row b reads on where it ended at the step before, each row in a part of the stream of its own, until all parts
-        are read (len(self) // size steps) and every row begins again.
-        """
-        each = len(self) // size
-        if not each:
-            raise AtelierError(
-                f"train.batch_size is {size}, but there are only {len(self)} windows of {self.context} tokens. Lower "
-                "train.batch_size or prepare.context, or give the recipe more data."
-            )
-        return torch.arange(size) * each + step % each
+        """The index [size] of the windows of one step of truncated back-propagation, as `loading.consecutive` says."""
+        return loading.consecutive(len(self), step=step, size=size)
 
 
 def open_split(directory: Path, side: str) -> Split:
@@ -170,13 +161,3 @@ def _kind(tokenizer: Tokenizer) -> str:
 
 def _append(file: BinaryIO, number: int) -> None:
     file.write(struct.pack("<q", number))
-
-
-def _index(label: int | None, name: str, classes: Sequence[str]) -> int:
-    """The label of one row, which labelled data must have."""
-    if label is None or not 0 <= label < len(classes):
-        raise AtelierError(
-            f"the row {name!r} has the label {label}, but the dataset's {len(classes)} classes are numbered from 0. "
-            "Validation rejects such rows: let the recipe's suite ask for labels."
-        )
-    return label

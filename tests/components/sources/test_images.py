@@ -65,10 +65,6 @@ class TestRows:
             "val/y/d.png": "train",
         }
 
-    def test_a_class_may_be_called_train(self, tmp_path: Path) -> None:
-        folder(tmp_path, {"train/a.png": png(1), "bus/b.png": png(2), "car/c.png": png(3), "car/e.png": png(6)})
-        assert run(tmp_path).classes == ("bus", "car", "train")
-
     def test_what_lies_beside_pictures_is_left_alone(self, tmp_path: Path) -> None:
         beside = {"LICENSE": "MIT", "License.txt": "MIT", ".gitignore": "*", ".cache/x.png": b"", "sums.sha256": "0"}
         folder(tmp_path, PICTURES | beside)
@@ -231,10 +227,25 @@ class TestMistakes:
         with pytest.raises(AtelierError, match=r"folders of classes \('shoes'\), but 'b\.png' lies in none"):
             run(tmp_path)
 
-    def test_a_folder_beside_splits_is_named(self, tmp_path: Path) -> None:
-        folder(tmp_path, {"train/a.png": png(1), "test/b.png": png(2), "more/c.png": png(3)})
-        with pytest.raises(AtelierError, match="folders test, train for its splits, but 'more' beside them"):
+    @pytest.mark.parametrize(("train", "other"), [("train", "more"), ("train", "valid"), ("Train", "test")])
+    def test_a_folder_beside_train_that_is_no_split_is_refused(self, train: str, other: str, tmp_path: Path) -> None:
+        folder(tmp_path, {f"{train}/a.png": png(1), f"{other}/b.png": png(2)})
+        with pytest.raises(AtelierError, match=f"a folder '{train}', which names a split, and '({other}|{train})'"):
             run(tmp_path)
+
+    @pytest.mark.parametrize("name", ["Metadata.csv", "METADATA.CSV"])
+    def test_metadata_under_another_name_are_refused_and_not_left_out(self, name: str, tmp_path: Path) -> None:
+        folder(tmp_path, PICTURES | {name: "file_name,label\n"})
+        with pytest.raises(AtelierError, match="in small letters"):
+            run(tmp_path)
+
+    def test_a_column_in_capitals_is_refused_and_spaces_in_a_header_do_not_count(self, tmp_path: Path) -> None:
+        lines = "".join(f"{name},{i % 2}\n" for i, name in enumerate(PICTURES))
+        folder(tmp_path, PICTURES | {"metadata.csv": f"file_name, Label\n{lines}"})
+        with pytest.raises(AtelierError, match="a column 'Label': write it in small letters"):
+            run(tmp_path)
+        (tmp_path / "data" / "d" / "metadata.csv").write_text(f"file_name, label\n{lines}")
+        assert run(tmp_path).classes == ("0", "1")
 
     def test_a_huge_file_is_refused_by_its_size_before_it_is_read(self, tmp_path: Path) -> None:
         with (folder(tmp_path) / "z.png").open("wb") as stream:
