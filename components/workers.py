@@ -4,7 +4,8 @@ A worker is `python -m components.workers MODULE:FUNCTION OPTIONS`: Arrow batche
 what the function makes of each goes out on its standard output. So nothing is forked from a process with threads, the
 main program is not imported again, and a worker ends with the one that asked it, however that ends.
 
-An answer is an Arrow stream of its own, of one batch; or of none, with what the function raised in its schema's metadata.
+An answer is an Arrow stream of its own, of one batch; or of none, with what the function raised in the metadata of its
+schema.
 """
 
 import importlib

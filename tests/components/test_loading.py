@@ -1,4 +1,4 @@
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -56,3 +56,16 @@ def test_augmentation_depends_on_the_step_alone() -> None:
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(AtelierError, match="only 10 rows"):
         next(loading.batches(Numbers(10), size=11, seed=0, start=0))
+
+
+def test_consecutive_steps_read_every_part_of_a_side_on_and_on() -> None:
+    steps = [loading.consecutive(14, step=step, size=3) for step in range(5)]
+    assert [step.tolist() for step in steps[:2]] == [[0, 4, 8], [1, 5, 9]]
+    assert all(torch.equal(after, before + 1) for before, after in pairwise(steps[:4]))
+    assert sorted(torch.cat(steps[:4]).tolist()) == list(range(12))
+    assert torch.equal(steps[4], steps[0])
+
+
+def test_more_parts_than_windows_are_refused() -> None:
+    with pytest.raises(AtelierError, match=r"train\.batch_size is 15, but there are only 14 windows"):
+        loading.consecutive(14, step=0, size=15)

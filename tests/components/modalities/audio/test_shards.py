@@ -1,6 +1,8 @@
 """Shards hold the recordings that went in: known samples, order, sides, digest; windows leave no sample out."""
 
-from itertools import pairwise
+import tracemalloc
+from fractions import Fraction
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,17 @@ from components.errors import AtelierError
 from components.loading import batches
 from components.modalities.audio.batch import PAD, AudioSpec, Waves
 from components.modalities.audio.codec import to_whole
-from components.modalities.audio.shards import Prepare, Split, open_augment, open_split, resampled, trimmed, write
+from components.modalities.audio.shards import (
+    LARGEST,
+    Prepare,
+    Split,
+    open_augment,
+    open_split,
+    ratio,
+    resampled,
+    trimmed,
+    write,
+)
 from components.rows import Row
 from components.store import digest_of
 from tests.components.modalities.audio.sounds import melody, saved
@@ -87,7 +99,7 @@ def test_steps_of_one_epoch_read_every_part_of_a_side_on_and_on(tmp_path: Path) 
     assert all(torch.equal(after, before + 1) for before, after in pairwise(steps))
     assert sorted(torch.cat(steps).tolist()) == list(range(12))
     assert torch.equal(split.consecutive(4, size=3), steps[0])
-    with pytest.raises(AtelierError, match="only 14 windows of 800 samples"):
+    with pytest.raises(AtelierError, match="only 14 windows"):
         split.consecutive(0, size=15)
 
 
@@ -133,6 +145,43 @@ def test_another_rate_becomes_the_recipes_and_a_tone_stays_where_it_is(rate: int
 def test_what_lies_above_half_the_rate_does_not_fold_back() -> None:
     tone = np.sin(2 * np.pi * 7000 * np.arange(16000) / 16000)
     assert np.abs(resampled(tone, 16000, 8000)[100:-100]).max() < 0.01
+
+
+@pytest.mark.parametrize(("rate", "to"), [(191_999, 8000), (767_957, 8000), (7919, 44_100), (101, 191_999)])
+def test_an_odd_rate_takes_no_filter_of_millions(rate: int, to: int) -> None:
+    tone = np.sin(2 * np.pi * 20 * np.arange(rate // 2) / rate)  # half a second
+    resampled(tone, 8000, 16_000)  # SciPy is there now
+    tracemalloc.start()
+    try:
+        changed = resampled(tone, rate, to)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(changed) == -(-len(tone) * to // rate)
+    assert peak < 4 * 8 * (len(tone) + len(changed) + 20 * LARGEST)
+
+
+def test_an_odd_rate_changes_the_pitch_by_less_than_a_third_of_a_cent() -> None:
+    rates = np.random.default_rng(0).integers((100, 1000), (768_000, 192_000), (2000, 2))
+    for rate, to in rates.tolist():
+        near = ratio(rate, to)
+        assert max(near.as_integer_ratio()) <= LARGEST and abs(near / Fraction(to, rate) - 1) < 0.0002
+
+
+def test_the_ratio_of_common_rates_is_exact() -> None:
+    common = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
+    for low, high in combinations(common, 2):
+        assert (ratio(high, low), ratio(low, high)) == (Fraction(low, high), Fraction(high, low))
+
+
+@pytest.mark.parametrize("rate", [44_101, 7919])
+def test_a_clip_of_an_odd_rate_stays_as_long_as_it_is(rate: int) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(3 * rate) / rate)
+    expected = np.sin(2 * np.pi * 440 * np.arange(24_000) / 8000)
+    changed = resampled(tone, rate, 8000)
+    assert len(changed) == 24_000
+    assert np.abs(changed[200:8000] - expected[200:8000]).max() < 0.05
+    assert len(resampled(tone[:1], rate, 8000)) == -(-8000 // rate)
 
 
 def test_channels_are_mixed_and_what_exceeds_full_scale_is_clipped(tmp_path: Path) -> None:
