@@ -70,7 +70,7 @@ def undisturbed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> T
 
 @pytest.fixture(scope="module")
 def slow_undisturbed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train(Store(tmp_path_factory.mktemp("slow")), candidate(SLOW, steps=160))
+    return train(Store(tmp_path_factory.mktemp("slow")), candidate(SLOW, steps=600))
 
 
 def test_a_process_of_its_own_trains_to_the_same_weights_as_the_loop_here(undisturbed: Trained, tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_a_process_that_dies_is_resumed_to_the_same_weights(
     number: signal.Signals, slow_undisturbed: Trained, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    made = candidate(SLOW, steps=160, checkpoint_every=20)
+    made = candidate(SLOW, steps=600, checkpoint_every=20)
     done = train(Store(tmp_path), made, report=Killer(number, 30, 90), told=told.append)
-    assert done.weights == slow_undisturbed.weights and done.steps == 160
+    assert done.weights == slow_undisturbed.weights and done.steps == 600
     assert done.resumed == 2 == len(told)
     assert ("killed" if number == signal.SIGKILL else "crashed") in told[0]
 
@@ -107,8 +107,8 @@ def test_one_that_is_killed_again_and_again_without_a_step_gained_is_given_up(
     with pytest.raises(supervision.TrainingFailed, match=r"was killed \(signal 9\) again and again"):
         train(
             Store(tmp_path),
-            candidate(checkpoint_every=1000),
-            report=Killer(signal.SIGKILL, *[100] * 9),
+            candidate(SLOW, steps=600, checkpoint_every=1000),
+            report=Killer(signal.SIGKILL, *[40] * 9),
             told=told.append,
         )
     assert len(told) == 2  # the first death had gained steps
@@ -120,7 +120,7 @@ def test_one_that_hangs_is_killed_and_resumed(limit: str, tmp_path: Path, monkey
     told: list[str] = []
 
     def freeze(reading: Any) -> None:
-        if reading["step"] >= 50 and not told:
+        if reading["step"] >= 40 and not told:
             trainee().suspend()
             monkeypatch.setattr(supervision, limit, 1.0)
 
@@ -128,7 +128,7 @@ def test_one_that_hangs_is_killed_and_resumed(limit: str, tmp_path: Path, monkey
         told.append(words)
         monkeypatch.setattr(supervision, limit, 300.0)
 
-    done = train(Store(tmp_path), candidate(checkpoint_every=10), report=freeze, told=told_of)
+    done = train(Store(tmp_path), candidate(SLOW, steps=600, checkpoint_every=10), report=freeze, told=told_of)
     assert done.resumed == 1 and "stalled" in told[0]
 
 
@@ -159,19 +159,21 @@ def test_a_fault_of_the_code_comes_with_its_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stop_saves_a_checkpoint_and_the_next_process_goes_on_from_there(
-    undisturbed: Trained, tmp_path: Path
+    slow_undisturbed: Trained, tmp_path: Path
 ) -> None:
     def stop(reading: Any) -> None:
-        if reading["step"] >= 100:
+        if reading["step"] >= 40:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(Store(tmp_path), candidate(checkpoint_every=10_000), report=stop)
+        train(Store(tmp_path), candidate(SLOW, steps=600, checkpoint_every=10_000), report=stop)
     steps: list[int] = []
     done = train(
-        Store(tmp_path), candidate(checkpoint_every=10_000), report=lambda reading: steps.append(reading["step"])
+        Store(tmp_path),
+        candidate(SLOW, steps=600, checkpoint_every=10_000),
+        report=lambda reading: steps.append(reading["step"]),
     )
-    assert steps[0] > 100 and done.weights == undisturbed.weights
+    assert steps[0] > 40 and done.weights == slow_undisturbed.weights
 
 
 @pytest.mark.slow
