@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from components import labels, manifest, rows, versioning
+from components import labels, rows, versioning
 from components.errors import AtelierError
 from components.recipe import Data, HeldOut
 from components.records import Artifact, Dataset, Source
@@ -62,18 +62,9 @@ def known(data: Data, *, project: Path) -> Source | None:
     That is so of a URL, and of a folder that DVC tracks while the manifest of its files is not in DVC's cache. An
     `AtelierError` where `bring` would have no answer either.
     """
-    if urls.is_url(data.source) or not _manifest_is_here(project, versioning.locate(project, data.source)):
+    if urls.is_url(data.source) or not versioning.is_known_here(project, data.source):
         return None
     return _local(data, project)
-
-
-def _manifest_is_here(project: Path, path: Path) -> bool:
-    """Whether the files of a source are known without a DVC remote: so it is where no folder above is tracked whole."""
-    root = project.resolve()
-    above = [output for output in (path, *path.parents) if output.is_relative_to(root) and output != root]
-    pointer = next((p for p in (output.with_name(f"{output.name}.dvc") for output in above) if p.is_file()), None)
-    name = manifest.pointer_md5(pointer) if pointer else ""
-    return not name.endswith(".dir") or (root / ".dvc" / "cache" / manifest.place_of(name)).is_file()
 
 
 def _local(data: Data, project: Path) -> Source:

@@ -203,7 +203,7 @@ def _death(attempt: _Attempt) -> str:
 
 
 def _past(death: str) -> str:
-    return {"out of memory": "killed for want of memory", "stalled": "stalled"}.get(death, death)
+    return "killed for want of memory" if death == "out of memory" else death
 
 
 def _final(name: str, candidate: Candidate, death: str, attempt: _Attempt) -> Exception:

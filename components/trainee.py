@@ -7,15 +7,15 @@ whoever started it is gone, it saves a checkpoint at the next step and ends.
 import contextlib
 import faulthandler
 import json
-import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
+from components import process
 from components.errors import AtelierError
 
 BEAT_SECONDS = 2.0
@@ -27,7 +27,7 @@ def main() -> int:
     faulthandler.enable()
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal's Ctrl-C reaches this process too: its parent decides
         signal.signal(number, signal.SIG_IGN)
-    channel = _Channel(_own_standard_output())
+    channel = _Channel(process.own_standard_output())
     job = json.loads(sys.stdin.readline())
     stop = threading.Event()
     threading.Thread(target=_until_closed, args=(stop,), daemon=True).start()
@@ -89,14 +89,14 @@ def _train(job: dict[str, Any], channel: "_Channel", stop: threading.Event) -> d
 class _Channel:
     """Lines of JSON to whoever watches, from several threads, one at a time."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
         self._step = -1  # before the first: the data are being opened
 
     def say(self, **message: Any) -> None:
         with self._lock, contextlib.suppress(BrokenPipeError):  # nobody listens any more: standard input says so too
-            self._stream.write(json.dumps(message) + "\n")
+            self._stream.write(json.dumps(message).encode() + b"\n")
             self._stream.flush()
 
     def note(self, step: int) -> None:
@@ -118,13 +118,6 @@ class _Channel:
             done.set()
 
 
-def _own_standard_output() -> TextIO:
-    """The stream of the messages; what anything else prints goes to standard error from now on."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    return os.fdopen(kept, "w", encoding="utf-8")
-
-
 def _until_closed(stop: threading.Event) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdin.read()
@@ -139,15 +132,10 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _cost() -> dict[str, Any]:
-    """Peak memory of this process and, where it used one, of the GPU, in bytes.
-
-    Not `ru_maxrss`, which a new program inherits from the process that started it.
-    """
+    """Peak memory of this process and, where it used one, of the GPU, in bytes."""
     import torch
 
-    with open("/proc/self/status") as status:  # noqa: PTH123 - one line of a file that is no path of ours
-        peak = next(line for line in status if line.startswith("VmHWM:"))
-    taken = {"peak_memory": int(peak.split()[1]) * 1024}
+    taken = {"peak_memory": process.peak_memory() or 0}
     if torch.cuda.is_available():
         taken["peak_gpu_memory"] = torch.cuda.max_memory_allocated()
     return {"cost": taken}

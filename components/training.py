@@ -43,6 +43,15 @@ class Stopped(Exception):
     """Training was told to stop; its checkpoint holds all that was done."""
 
 
+@dataclass(frozen=True)
+class Signs:
+    """What a loop tells while it runs, and what it asks."""
+
+    report: Report = lambda progress: None
+    alive: Callable[[int], None] = lambda step: None
+    stop: Callable[[], bool] = lambda: False
+
+
 def refuse_unfit(recipe: Recipe, shards: Shards) -> None:
     """Raise an `AtelierError` where a candidate cannot be built for the prepared data, before any is trained."""
     for name, candidate in recipe.candidates.items():
@@ -72,48 +81,27 @@ def train(
     the same job the second waits. `alive` hears of every step; where `stop` says so, the loop saves a checkpoint and
     raises `Stopped`. The checkpoint stays: whoever keeps the record clears it.
     """
-    with checkpoint.held(checkpoints / job):
-        return _train(name, candidate, shards, job, modality, store, checkpoints / job, Signs(report, alive, stop))
-
-
-@dataclass(frozen=True)
-class Signs:
-    """What a loop tells while it runs, and what it asks."""
-
-    report: Report = lambda progress: None
-    alive: Callable[[int], None] = lambda step: None
-    stop: Callable[[], bool] = lambda: False
-
-
-def _train(
-    name: str,
-    candidate: Candidate,
-    shards: Shards,
-    job: str,
-    modality: str,
-    store: Store,
-    kept: Path,
-    signs: Signs,
-) -> Trained:
+    kept, signs = checkpoints / job, Signs(report, alive, stop)
     settings = candidate.train
     torch.manual_seed(loading.seed_of(settings.seed, "initial weights"))
     family = build(candidate, _spec(modality, shards))
     parameters = sum(parameter.numel() for parameter in family.parameters() if parameter.requires_grad)
     part = modalities.part(modality, "shards")
-    loop = Loop(family, settings, job=job, checkpoints=kept, signs=signs)
-    stopped = loop.run(
-        lambda start: loading.batches(
-            part.open_split(store.path(shards.shards), "train"),
-            size=settings.batch_size,
-            seed=settings.seed,
-            start=start,
-            augment=part.open_augment(store.path(shards.shards)),
+    with checkpoint.held(kept):
+        loop = Loop(family, settings, job=job, checkpoints=kept, signs=signs)
+        stopped = loop.run(
+            lambda start: loading.batches(
+                part.open_split(store.path(shards.shards), "train"),
+                size=settings.batch_size,
+                seed=settings.seed,
+                start=start,
+                augment=part.open_augment(store.path(shards.shards)),
+            )
         )
-    )
-    with store.writing("weights") as weights:
-        family.eval().cpu().save(weights.directory)
-    with store.writing("curves") as curves:
-        (curves.directory / "curves.json").write_text(json.dumps(loop.curves))
+        with store.writing("weights") as weights:
+            family.eval().cpu().save(weights.directory)
+        with store.writing("curves") as curves:
+            (curves.directory / "curves.json").write_text(json.dumps(loop.curves))
     return Trained(
         candidate=name,
         family=candidate.family,

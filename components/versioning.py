@@ -4,7 +4,6 @@ What is there and what it should be is read through `manifest.py`, so that a run
 the import of dvc; moving bytes goes through dvc's own code.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
-from components import manifest
+from components import manifest, process
 from components.errors import AtelierError
 from components.records import Artifact, Pointer
 from components.sources.listing import unreadable
@@ -85,6 +84,13 @@ def version_of(project: Path, source: str) -> str:
 def is_tracked(project: Path, source: str) -> bool:
     """Whether a `.dvc` pointer names the source's files, so that `pull` compares each with a digest."""
     return _wanted(project, locate(project, source)) is not None
+
+
+def is_known_here(project: Path, source: str) -> bool:
+    """Whether the version of a source can be told without a DVC remote."""
+    root = project.resolve()
+    tracked = _tracker(root, locate(project, source))
+    return tracked is None or not tracked.md5.endswith(".dir") or _usual(root, tracked).is_file()
 
 
 def commit_of(project: Path, source: str = "data") -> str | None:
@@ -209,7 +215,7 @@ class Archive:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("w") as handle:
             deadline = time.monotonic() + self.wait_seconds
-            while not _locked(handle.fileno()):
+            while not process.locked(handle.fileno()):
                 if time.monotonic() > deadline:
                     raise AtelierError(
                         f"another process has been writing to the archive {self.root} for {self.wait_seconds:g} s. "
@@ -317,9 +323,14 @@ def _tracker(root: Path, path: Path) -> _Tracked | None:
     return None
 
 
+def _usual(root: Path, tracked: _Tracked) -> Path:
+    """Where DVC's cache keeps the manifest of a tracked folder."""
+    return root / ".dvc" / "cache" / manifest.place_of(tracked.md5)
+
+
 def _manifest(root: Path, tracked: _Tracked) -> dict[str, str]:
     """The manifest of a tracked folder: from the cache where it lies in its usual place, else through DVC."""
-    usual = root / ".dvc" / "cache" / manifest.place_of(tracked.md5)
+    usual = _usual(root, tracked)
     if usual.is_file():
         return manifest.parse(usual.read_bytes(), tracked.md5)
     return _with_dvc(root, lambda repo: _fetch_manifest(repo, tracked))
@@ -356,14 +367,6 @@ def _git(project: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sentence(error: Exception) -> str:

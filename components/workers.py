@@ -22,10 +22,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
+from components import process
 from components.errors import AtelierError
 
 ALONE_SECONDS = 3.0  # starting workers takes about one
@@ -159,7 +160,7 @@ def _raised(*, kind: str, error: str, traceback: str) -> Exception:
 
 def serve(name: str, options: Mapping[str, Any]) -> None:
     """Answer every batch on standard input until it ends."""
-    answers = _own_standard_output()
+    answers = process.own_standard_output()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks
     with pa.ipc.open_stream(sys.stdin.buffer) as reader:
         for piece in reader:
@@ -185,13 +186,6 @@ def _failure(error: Exception) -> dict[str, str]:
     if isinstance(error, AtelierError):
         return {"kind": "mistake", "error": str(error), "traceback": ""}
     return {"kind": "code", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-
-
-def _own_standard_output() -> BinaryIO:
-    """The stream of the answers; what anything else prints, be it a C library, goes to standard error from now on."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    return os.fdopen(kept, "wb")
 
 
 if __name__ == "__main__":

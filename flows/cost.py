@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.process import peak_memory
+
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -32,7 +34,7 @@ class Meter:
 
     def stop(self) -> None:
         self.seconds = time.monotonic() - self._begun
-        self.peak_memory = _peak()
+        self.peak_memory = peak_memory()
         now = energy(self.powercap)
         spent = [_since(self._counters[name], now[name], name) for name in self._counters.keys() & now.keys()]
         known = [joules for joules in spent if joules is not None]
@@ -68,11 +70,4 @@ def _since(before: float, now: float, name: str) -> float | None:
         return now - before
     with suppress(OSError, ValueError):
         return now - before + int((Path(name) / "max_energy_range_uj").read_text()) / 1e6
-    return None
-
-
-def _peak() -> int | None:
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     return None

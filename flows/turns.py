@@ -1,6 +1,5 @@
 """One run at a time per model in a workspace: a second one says whom it waits for, and waits."""
 
-import fcntl
 import json
 import os
 import time
@@ -10,29 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.process import locked
+
 
 @contextmanager
 def turn(locks: Path, model: str, *, say: Callable[[str], None], look_every: float = 0.5) -> Iterator[None]:
     """Hold the turn of a model while the block runs; the operating system gives it back however the holder ends."""
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / f"{model}.lock").open("a+") as lock:
-        if not _taken(lock.fileno()):
+        if not locked(lock.fileno()):
             say(f"another run of {model} is on ({_holder(lock)}): waiting for it to end, until Ctrl-C")
-            while not _taken(lock.fileno()):
+            while not locked(lock.fileno()):
                 time.sleep(look_every)
         lock.seek(0)
         lock.truncate()
         json.dump({"pid": os.getpid(), "host": os.uname().nodename, "since": datetime.now(UTC).isoformat()}, lock)
         lock.flush()
         yield
-
-
-def _taken(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(lock: Any) -> str:
