@@ -66,8 +66,16 @@ class Workspace:
         return self.root / "reports"
 
     @property
-    def releases(self) -> Path:
-        return self.root / "releases"
+    def serving(self) -> Path:
+        return self.root / "serving"
+
+    @property
+    def release(self) -> Path:
+        return self.serving / "release.json"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
 
     @property
     def prefect(self) -> Path:
