@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from importlib.metadata import requires, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.closure import ROOT, Closure, closure
 from components.errors import AtelierError
@@ -21,9 +21,28 @@ from components.records import Artifact, Package, Registered, fingerprint
 from components.server import environment, last_lines, refuse_taken, serve, smoke
 from components.store import Store, aside, digest_of, write_atomically
 
+if TYPE_CHECKING:
+    from components.ledger import Version
+
 __all__ = ["package", "refuse_taken", "serve", "smoke"]
 
 SERVICE = "serving.service:Generator"
+ALIASES = ("champion", "challenger", "previous")
+
+
+def bento_model(model: str, digest: str) -> str:
+    """The tag under which a bundle lies in the Bento model store. A tag of BentoML's has at most 63 letters."""
+    return f"{model}:{digest.removeprefix('sha256:')[:32]}"
+
+
+def served(version: "Version") -> dict[str, Any]:
+    """A version as a release record names it: its bytes, where they lie, and what they came of."""
+    trace = {name: getattr(version, name) for name in ("data", "run", "recipe", "verdict")}
+    return {
+        "digest": version.bundle,
+        "bento_model": bento_model(version.model, version.bundle),
+        "trace": trace | {"commit": version.commit or "none"},
+    }
 
 
 def package(
