@@ -5,6 +5,7 @@ aliases of a model are what its moves add up to. Reading needs SQLAlchemy and py
 quick.
 """
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,11 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from components import approvals
+from components.approvals import Approval, Approver
 from components.errors import AtelierError
-from components.ledger_schema import MOVES, PINS, VERDICTS, VERSIONS, connect, writing
+from components.ledger_schema import APPROVALS, APPROVERS, MOVES, PINS, VERDICTS, VERSIONS, connect, writing
+from components.provenance import Signer
 from components.records import Pointer, Record, Verdict
 
 Alias = Literal["challenger", "champion", "previous"]
@@ -144,6 +148,8 @@ class Ledger:
         """
         _refuse_unguarded(model, alias, version, expected_generation)
         bundle = self._entitled(model, alias, version, verdict)
+        if alias == "champion":
+            self._refuse_unapproved(model, version)
         with self._writing() as connection:
             moves = _moves(connection.execute(_of(model)).all())
             if expected_generation not in (None, moves[-1].generation if moves else 0):
@@ -187,6 +193,63 @@ class Ledger:
     def pinned(self, model: str, name: str, key: str) -> str | None:
         """The digest that was pinned there, or none."""
         return self._value(_pinned(model, name, key))
+
+    def enrol(self, name: str, signer: Signer) -> Approver:
+        """Let a key approve, under a name, for good; the same again changes nothing.
+
+        An `AtelierError` where the name has another key: whoever approved stays who it was.
+        """
+        row = {"name": name, "key_id": signer.key_id, "public_pem": signer.public_pem, "created": _now()}
+        with self._writing() as connection:
+            known = connection.execute(sa.select(APPROVERS).where(APPROVERS.c.name == name)).first()
+            if known is None:
+                connection.execute(sa.insert(APPROVERS).values(row))
+        if known is not None and known.key_id != signer.key_id:
+            raise AtelierError(
+                f"{name} is enrolled with the key {known.key_id}, and this one is {signer.key_id}. Approvers keep "
+                "their keys for good; enrol a new key under a new name."
+            )
+        return Approver.model_validate(row if known is None else known._asdict())
+
+    def approvers(self) -> list[Approver]:
+        """Whoever may approve, in the order of enrolling."""
+        return [Approver.model_validate(row._asdict()) for row in self._read(sa.select(APPROVERS).order_by("created"))]
+
+    def approve(self, model: str, version: str, *, name: str, signer: Signer) -> Approval:
+        """Keep the approval of a version, signed with an enrolled key; a key's second one is its first.
+
+        An `AtelierError` where there is no such version, or the key is not the one that `name` is enrolled with.
+        """
+        enrolled = next((approver for approver in self.approvers() if approver.name == name), None)
+        if enrolled is None or enrolled.key_id != signer.key_id:
+            known = f"is enrolled with the key {enrolled.key_id}" if enrolled else "is not enrolled as an approver"
+            raise AtelierError(
+                f"{name} {known}, so an approval with the key {signer.key_id} would not count. Enrol first, with "
+                f"`atelier keys init-approver {name}`, or name the approver whose key it is."
+            )
+        stated = self._stated(model, version)
+        signature = base64.b64encode(signer.sign(approvals.statement(**stated))).decode()  # the same each time
+        who = {"approver": name, "key_id": signer.key_id}
+        approval = Approval(**stated, **who, signature=signature, created=_now())
+        mine = (APPROVALS.c.model == model) & (APPROVALS.c.version == version) & (APPROVALS.c.signature == signature)
+        with self._writing() as connection:
+            first = connection.execute(sa.select(APPROVALS).where(mine)).first()
+            if first is None:
+                connection.execute(sa.insert(APPROVALS).values(approval.model_dump()))
+        return approval if first is None else Approval.model_validate(first._asdict())
+
+    def approvals(self, model: str, version: str) -> list[Approval]:
+        """The approvals of a version that count, oldest first: signed by enrolled keys, one per key."""
+        of_version = (APPROVALS.c.model == model) & (APPROVALS.c.version == version)
+        rows = self._read(sa.select(APPROVALS).where(of_version).order_by(APPROVALS.c.created))
+        given = [Approval.model_validate(row._asdict()) for row in rows]
+        if not given:
+            return []
+        return approvals.counted(given, self.approvers(), approvals.statement(**self._stated(model, version)))
+
+    def approvals_needed(self, model: str, version: str) -> int:
+        """How many approvals a version needs to become champion: what its recipe asked for when it was registered."""
+        return int(self.pinned(model, "approvals", version) or 0)
 
     @property
     def shown(self) -> str:
@@ -239,6 +302,26 @@ class Ledger:
         raise AtelierError(
             f"{model}: version {version} cannot become {alias}: {why}. Only a version that a run registered with a "
             "passing verdict can; run the recipe, or name another version of `atelier ls`."
+        )
+
+    def _stated(self, model: str, version: str) -> dict[str, str]:
+        """What an approval of a version is about; an `AtelierError` where there is no such version."""
+        named = (VERSIONS.c.model == model) & (VERSIONS.c.version == version)
+        for row in self._read(sa.select(VERSIONS.c.bundle, VERSIONS.c.verdict).where(named)):
+            return {"model": model, "version": version, "bundle": row.bundle, "verdict": row.verdict}
+        raise AtelierError(
+            f"the ledger knows no version {version} of {model}; `atelier ls` lists those that there are."
+        )
+
+    def _refuse_unapproved(self, model: str, version: str) -> None:
+        needed = self.approvals_needed(model, version)
+        if not needed or len(given := self.approvals(model, version)) >= needed:
+            return
+        who = f" (of {', '.join(approval.approver for approval in given)})" if given else ""
+        raise AtelierError(
+            f"{model}@{version} cannot become champion yet: it has {len(given)} of the {needed} approvals that its "
+            f"recipe asked for when it was registered{who}. `atelier approve {model}@{version} --as NAME` gives one; "
+            "each must be signed with another key, and `atelier keys init-approver NAME` makes one."
         )
 
 

@@ -66,6 +66,26 @@ PINS = sa.Table(
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("created", sa.String, nullable=False),
 )
+APPROVERS = sa.Table(
+    "approvers",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("key_id", sa.String, nullable=False),
+    sa.Column("public_pem", sa.Text, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+)
+APPROVALS = sa.Table(
+    "approvals",
+    METADATA,
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("version", sa.String, primary_key=True),
+    sa.Column("signature", sa.String, primary_key=True),  # a row that was forged keeps no true one out
+    sa.Column("key_id", sa.String, nullable=False),
+    sa.Column("bundle", sa.String, nullable=False),
+    sa.Column("verdict", sa.String, nullable=False),
+    sa.Column("approver", sa.String, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+)
 
 KEPT = "the ledger is append-only"
 FUNCTION = f"""CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger AS $$

@@ -51,7 +51,6 @@ def rollback(place: Workspace, model: str, *, reason: str) -> Promoted:
 
 
 def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, reason: str) -> Promoted:
-    _refuse_unapproved(ledger, version)
     held = ledger.current(version.model).get("champion")
     if held is not None and held.version == version.version:
         raise AtelierError(f"{version.model}@{version.version} is the champion already.")
@@ -71,15 +70,6 @@ def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, r
     package = champions.package(version.model, place)
     assert package is not None, "a champion was moved to just now"
     return Promoted(move, package.tag)
-
-
-def _refuse_unapproved(ledger: Ledger, version: Version) -> None:
-    needed = ledger.pinned(version.model, "approvals", version.version)
-    if needed is not None:
-        raise AtelierError(
-            f"{version.model}@{version.version} waits for {needed} approvals, which its recipe asked for when it was "
-            "registered, and approvals cannot be given yet. Its alias stays where it is."
-        )
 
 
 def history(place: Workspace, model: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from components.errors import AtelierError
 from components.ledger import Ledger, Superseded, Version
 from components.ledger_schema import connect
+from components.provenance import Signer, new_key
 from components.records import Artifact, Check, Pointer, Scores, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,6 +208,96 @@ def test_the_first_pin_stays(ledger: Ledger, model: str) -> None:
     assert ledger.pin(model, "encoder", "other", "sha256:2") == "sha256:2"
 
 
+def signer() -> Signer:
+    return Signer.of(new_key())
+
+
+def approved(ledger: Ledger, model: str, version: str, name: str, key: Signer) -> None:
+    ledger.enrol(name, key)
+    ledger.approve(model, version, name=name, signer=key)
+
+
+def test_a_champion_needs_the_approvals_that_were_pinned_each_with_a_key_of_its_own(ledger: Ledger, model: str) -> None:
+    one, two = registered(ledger, model, 2)
+    ledger.pin(model, "approvals", "2", "2")
+    promote(ledger, model, "1", one)  # which asked for none
+    ana, ben = signer(), signer()
+    names = {name: f"{name}-{model}" for name in ("ana", "ben", "ana again")}
+    with pytest.raises(AtelierError, match=r"has 0 of the 2 approvals .*`atelier approve .*@2 --as NAME` gives one"):
+        promote(ledger, model, "2", two)
+    approved(ledger, model, "2", names["ana"], ana)
+    approved(ledger, model, "2", names["ana"], ana)
+    approved(ledger, model, "2", names["ana again"], ana)
+    approved(ledger, model, "1", names["ben"], ben)  # of the other version
+    assert [approval.approver for approval in ledger.approvals(model, "2")] == [names["ana"]]
+    with pytest.raises(AtelierError, match=rf"has 1 of the 2 approvals .*\(of {names['ana']}\)"):
+        promote(ledger, model, "2", two)
+    assert ledger.current(model)["champion"].version == "1"
+    approved(ledger, model, "2", names["ben"], ben)
+    promote(ledger, model, "2", two)
+    assert pointing(ledger, model) == {"champion": "2", "previous": "1"}
+
+
+def test_an_approval_with_a_key_that_is_not_enrolled_is_refused(ledger: Ledger, model: str) -> None:
+    registered(ledger, model, 1)
+    ana, name = signer(), f"ana-{model}"
+    with pytest.raises(AtelierError, match="is not enrolled as an approver"):
+        ledger.approve(model, "1", name=name, signer=ana)
+    assert ledger.enrol(name, ana) == ledger.enrol(name, ana) and ledger.approvers().count(ledger.enrol(name, ana)) == 1
+    with pytest.raises(AtelierError, match="enrol a new key under a new name"):
+        ledger.enrol(name, signer())
+    with pytest.raises(AtelierError, match=f"is enrolled with the key {ana.key_id}"):
+        ledger.approve(model, "1", name=name, signer=signer())
+    with pytest.raises(AtelierError, match="knows no version 7"):
+        ledger.approve(model, "7", name=name, signer=ana)
+    assert ledger.approvals(model, "1") == []
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "INSERT INTO approvals SELECT model, '2', signature, key_id, bundle, verdict, approver, created FROM approvals",
+        "UPDATE versions SET bundle = 'sha256:other' WHERE version = '1'",
+        "UPDATE versions SET verdict = 'sha256:other' WHERE version = '1'",
+        "UPDATE approvals SET signature = 'AAAA'",
+        "UPDATE approvals SET signature = 'no base64 at all'",
+        "UPDATE approvals SET approver = 'ben'",
+        "UPDATE approvers SET public_pem = (SELECT public_pem FROM approvers WHERE name = 'ben')",
+        "UPDATE approvers SET public_pem = 'no key'",
+    ],
+)
+def test_an_approval_forged_behind_the_ledger_does_not_count(tmp_path: Path, model: str, forged: str) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(f"sqlite:///{path}")
+    registered(ledger, model, 2)
+    ledger.enrol("ben", signer())
+    approved(ledger, model, "1", "ana", ana := signer())
+    assert len(ledger.approvals(model, "1")) == 1  # what the forgery below has to change
+    with sqlite3.connect(path) as connection:
+        for table in ("versions", "approvals", "approvers"):
+            connection.execute(f"DROP TRIGGER {table}_UPDATE")
+        connection.execute(forged)
+    about = "2" if forged.startswith("INSERT") else "1"
+    assert ledger.approvals(model, about) == []
+    if "SET signature" in forged:  # and it keeps no true one out
+        ledger.approve(model, "1", name="ana", signer=ana)
+        assert len(ledger.approvals(model, "1")) == 1
+
+
+def test_a_ledger_of_before_there_were_approvals_gets_their_tables(tmp_path: Path, model: str) -> None:
+    path = tmp_path / "ledger.db"
+    registered(Ledger(f"sqlite:///{path}"), model, 1)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE approvals")
+        connection.execute("DROP TABLE approvers")
+    ledger = Ledger(f"sqlite:///{path}")
+    assert ledger.approvals(model, "1") == []
+    approved(ledger, model, "1", "ana", signer())
+    with sqlite3.connect(path) as connection, pytest.raises(sqlite3.DatabaseError, match="append-only"):
+        connection.execute("DELETE FROM approvals")
+    assert len(ledger.approvals(model, "1")) == 1
+
+
 PROMOTER = """
 import sys, time
 from pathlib import Path
@@ -275,12 +366,13 @@ def test_of_several_threads_one_wins_and_the_first_use_may_be_at_once(url: str, 
     assert len(Ledger(url).history(model)) == 1
 
 
-@pytest.mark.parametrize("table", ["verdicts", "versions", "moves", "pins"])
+@pytest.mark.parametrize("table", ["verdicts", "versions", "moves", "pins", "approvers", "approvals"])
 def test_no_row_can_be_changed_or_taken_away(ledger: Ledger, model: str, url: str, table: str) -> None:
     (one,) = registered(ledger, model, 1)
     promote(ledger, model, "1", one)
     ledger.pin(model, "encoder", "k", "sha256:1")
-    statements = [f"UPDATE {table} SET model = 'x'", f"DELETE FROM {table}"]
+    approved(ledger, model, "1", f"ana-{model}", signer())
+    statements = [f"UPDATE {table} SET created = 'x'", f"DELETE FROM {table}"]
     if url.startswith("sqlite"):
         statements.append(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
     engine = connect(url)

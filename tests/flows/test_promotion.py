@@ -57,7 +57,7 @@ def test_what_cannot_be_promoted_is_refused_and_nothing_moves(tmp_path: Path, na
 def test_a_version_that_waits_for_approvals_stays_where_it_is(tmp_path: Path) -> None:
     place = place_with(tmp_path, "1", "2")
     Ledger(place.ledger_url).pin("toy", "approvals", "2", "2")
-    with pytest.raises(AtelierError, match="waits for 2 approvals"):
+    with pytest.raises(AtelierError, match="has 0 of the 2 approvals"):
         promotion.promote(place, "toy@2", reason="test")
     assert len(Ledger(place.ledger_url).history("toy")) == 1
 
