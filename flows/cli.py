@@ -28,6 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+keys_app = typer.Typer(
+    help="Make, list and revoke API keys; make the keys that sign and approve.", no_args_is_help=True
+)
+app.add_typer(keys_app, name="keys")
 STOPPED = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
@@ -177,6 +181,107 @@ def history(model: str, as_json: AsJson = False) -> None:
         _print_json(found)
     else:
         _console().print(promotion.table(found))
+
+
+@app.command()
+def approve(
+    model: Annotated[str, typer.Argument(metavar="MODEL@VERSION")],
+    name: Annotated[str, typer.Option("--as", help="The approver; `atelier keys init-approver` makes one.")],
+    key: Annotated[Path | None, typer.Option(help="The approver's private key, where it lies elsewhere.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Approve a version with an approver's key, where its recipe asks for approvals."""
+    from flows import keys
+
+    given = keys.approve(_enter(Path.cwd()), model, name=name, key=key)
+    if as_json:
+        _print_json(given)
+        return
+    count = f"{len(given['given'])} of the {given['needed']} approvals it needs" if given["needed"] else "it needs none"
+    _console().print(f"[green]+[/green] {given['model']}@{given['version']} is approved by {name}: {count}")
+
+
+@keys_app.command("make")
+def make_key(
+    team: Annotated[str, typer.Argument(help="Who it is for; requests are counted by it.")],
+    models: Annotated[str, typer.Option(help="The models it opens, with commas; all where left out.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key for a team, and print it, this once."""
+    from flows import keys
+
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    made = keys.make(_enter(Path.cwd()), team, models=names)
+    if as_json:
+        _print_json(made)
+        return
+    sys.stdout.write(made["key"] + "\n")
+    Console(stderr=True).print(
+        f"the key {made['id']} of {team} for {', '.join(made['models'])}; it is shown this once. Calls send it as "
+        "`Authorization: Bearer KEY`.", soft_wrap=True,
+    )  # fmt: skip
+
+
+@keys_app.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List the API keys: whose, for what, since when, and whether revoked."""
+    from flows import keys
+
+    found = keys.found(_enter(Path.cwd()))
+    if as_json:
+        _print_json(found)
+    else:
+        _console().print(keys.table(found))
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(metavar="ID", help="Its id, as `atelier keys list` shows it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Revoke an API key: from now on it opens nothing."""
+    from flows import keys
+
+    revoked = keys.revoke(_enter(Path.cwd()), key)
+    if as_json:
+        _print_json(revoked)
+    else:
+        _console().print(f"[green]+[/green] the key {revoked['id']} of {revoked['team']} is revoked")
+
+
+@keys_app.command("init-signing")
+def init_signing(
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Make a new key; what older ones signed stays valid.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the key that signs samples and Bentos, unless there is one."""
+    from flows import keys
+
+    signing = keys.init_signing(_enter(Path.cwd()), rotate=rotate)
+    if as_json:
+        _print_json(signing)
+    else:
+        what = "new; endpoints sign with it once they start again" if signing["made"] else "there already"
+        _console().print(
+            f"[green]+[/green] the signing key {signing['key_id']} is {what}: {signing['private']}", soft_wrap=True
+        )
+
+
+@keys_app.command("init-approver")
+def init_approver(name: str, as_json: AsJson = False) -> None:
+    """Make an approver's key pair, unless there is one, and enrol it in the ledger."""
+    from flows import keys
+
+    approver = keys.init_approver(_enter(Path.cwd()), name)
+    if as_json:
+        _print_json(approver)
+    else:
+        _console().print(
+            f"[green]+[/green] {name} may approve with the key {approver['key_id']}: {approver['private']}",
+            soft_wrap=True,
+        )
 
 
 @app.command()
