@@ -25,6 +25,7 @@ class EndpointCard(Strict):
     model: str
     controls: dict[str, PublicControl] = {}
     max_samples: int = Field(16, ge=1)
+    latency_ms: int = Field(500, ge=1)  # what a request may wait in the queue; one that would wait longer is refused
 
 
 class ModelCard(Strict):

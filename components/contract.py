@@ -86,6 +86,7 @@ class Sampler(Protocol[B_co, K_contra]):
     """All that serving may know of a family."""
 
     modality: ClassVar[str]
+    alike: ClassVar[tuple[str, ...]]
 
     def sample(
         self, seeds: Sequence[int], *, controls: Sequence[K_contra], conditions: Batch | None = None
@@ -98,6 +99,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
     modality: ClassVar[str]
     served: ClassVar[tuple[str, ...]]  # the sub-modules that sampling needs: the rest stays behind
     rows: ClassVar[int] = 8  # every forward pass of sampling runs at this many rows
+    alike: ClassVar[tuple[str, ...]] = ()  # controls on which they must agree, as on a number of steps
 
     def __init__(self, config: C, spec: S) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The one door of serving: a bundle's folder in, encoded samples out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ class Endpoint:
     media_type: str
     parameters: int
     controls: type[Strict]  # the public controls, typed: a request's schema
+    spec: Any  # of its modality: what the samples look like, such as their size
+    rows: int  # samples of one forward pass, which costs the same with fewer
     _sampler: Sampler[Any, Any]
     _family_controls: type[Strict]
     _encode: Any
@@ -41,6 +43,10 @@ class Endpoint:
         """One encoded sample per seed, in the media type of the modality."""
         encoded: list[bytes] = self._encode(self.sample(seeds, requests))
         return encoded
+
+    def bucket(self, controls: Mapping[str, Any]) -> Hashable:
+        """What rows must agree on to share a forward pass; `controls` as `checked` gives them."""
+        return tuple(controls.get(name) for name in self._sampler.alike)
 
     def checked(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The public controls of one row, complete and in range; an `AtelierError` names the first mistake.
@@ -100,6 +106,8 @@ def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> 
         media_type=codec.MEDIA_TYPE,
         parameters=sum(parameter.numel() for parameter in sampler.parameters()),
         controls=controls.schema(endpoint.controls),
+        spec=spec,
+        rows=sampler.rows,
         _sampler=sampler,
         _family_controls=family.Controls,
         _encode=partial(codec.encode, spec=spec),

@@ -4,7 +4,6 @@ Stages are imported when they run: a skipped one costs no import of torch or Gre
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from components import checkpoint
 from components.recipe import Candidate, Recipe
@@ -26,9 +25,6 @@ from components.records import (
 from flows import caching, console, summary
 from flows.stage import stage, step, store_of
 from flows.workspace import Workspace
-
-if TYPE_CHECKING:
-    from components.ledger import Ledger
 
 
 def _modality(recipe: Recipe, *parts: str) -> list[str]:
@@ -202,7 +198,12 @@ def _code(candidate: Candidate, recipe: Recipe) -> list[str]:
 def bundle(name: str, trained: Trained, recipe: Recipe, workspace: Workspace) -> Artifact:
     from components import bundle as bundles
 
-    card = bundles.EndpointCard(model=recipe.model, controls=recipe.controls, max_samples=recipe.serve.max_samples)
+    card = bundles.EndpointCard(
+        model=recipe.model,
+        controls=recipe.controls,
+        max_samples=recipe.serve.max_samples,
+        latency_ms=recipe.serve.latency_ms,
+    )
     return bundles.assemble(trained.weights, card, store_of(workspace))
 
 
@@ -335,7 +336,7 @@ def register(
     ledger = Ledger(workspace.ledger_url)
     run = ledger.run_of(winner.fingerprint())
     assert run is not None, "every verdict is tracked before the best is chosen"
-    registered = registration.register(
+    return registration.register(
         winner,
         store_of(workspace).path(winner.bundle),
         tracking_uri=workspace.tracking_uri,
@@ -347,8 +348,6 @@ def register(
         promotion=recipe.promotion,
         decided_on=decided_on,
     )
-    _display(recipe.model, ledger, workspace)
-    return registered
 
 
 @stage("package", note=lambda made: f"{made.tag} served a sample" if made else "waits for approvals: no champion yet")
@@ -364,16 +363,6 @@ def outcome(
 ) -> Outcome:
     """What the run came to."""
     return Outcome(verdicts=tuple(verdicts), validated=validated, registered=registered, package=package)
-
-
-def _display(model: str, ledger: "Ledger", workspace: Workspace) -> None:
-    """Show the ledger's aliases in MLflow, unless it is on record that a run did: one may have been cut off before."""
-    shown = fingerprint([workspace.tracking_uri, ledger.generation(model)])
-    if ledger.pinned(model, "displayed", shown) is None:
-        from components import registration
-
-        registration.display(workspace.tracking_uri, model, ledger)
-        ledger.pin(model, "displayed", shown, workspace.tracking_uri)
 
 
 def _family(bundle: Artifact, workspace: Workspace) -> str:

@@ -2,22 +2,46 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import AtelierError
 
+ALIASES = ("champion", "challenger", "previous")
+
 
 class Served(BaseModel):
-    """One model of a release: its version, its bundle's digest, and where the bundle lies in the Bento model store."""
+    """A version that may be asked for: its bundle's digest, and where the bundle lies in the Bento model store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: str
     digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
     bento_model: str
     trace: dict[str, str] = {}  # back to the data: of which `data`, `run`, `recipe`, `commit` and `verdict` it came
+
+
+class Model(BaseModel):
+    """A model of a release: its versions, each with a verdict that passed, and those that the aliases name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    champion: str | None = None
+    challenger: str | None = None
+    previous: str | None = None
+    versions: dict[str, Served]
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        if self.champion is not None and self.champion not in self.versions:
+            raise ValueError(f"version {self.champion} is champion, but is not among the versions")
+        return self
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The versions that aliases name, of those that may be asked for."""
+        named = {alias: getattr(self, alias) for alias in ALIASES}
+        return {alias: version for alias, version in named.items() if version in self.versions}
 
 
 class Release(BaseModel):
@@ -25,9 +49,9 @@ class Release(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    format: Literal[1] = Field(alias="schema")
-    number: int = Field(ge=1)
-    models: dict[str, Served] = Field(min_length=1)
+    format: Literal[2] = Field(2, alias="schema")
+    number: int = Field(ge=0)
+    models: dict[str, Model] = {}
 
 
 def read(path: Path) -> Release:

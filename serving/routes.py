@@ -1,4 +1,4 @@
-"""The routes: `POST /v1/generate` and `GET /v1/models`.
+"""The routes: our own here, OpenAI's in `openai.py`, all under one application.
 
 A sample comes back as bytes or in JSON. `format` decides: the model's own format ("png" for pictures) asks for the
 bytes of one sample, "json" for all of them in base64. Left out, the `Accept` header decides the same way
@@ -7,149 +7,265 @@ bytes of one sample, "json" for all of them in base64. Left out, the `Accept` he
 
 import asyncio
 import base64
-import secrets
+import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
-from components.errors import AtelierError
-from serving import errors
-from serving.errors import Refusal
+from serving import errors, generation, openai
+from serving.door import Door
+from serving.errors import Refusal, Refused
+from serving.generation import LAST_SEED, Samples, parts_of
+from serving.journal import Unknown
 from serving.limits import BodyLimit
-from serving.release import Served
-from serving.worker import Busy, Worker
-
-if TYPE_CHECKING:  # torch comes with it, and the process that only starts the server needs none
-    from components.sampling import Endpoint
+from serving.residents import Resident, View
 
 BODY_BYTES = 65536  # a request holds numbers and names only
-LAST_SEED = 2**53 - 1  # JSON's numbers are exact up to here in every language
+PAGE = Path(__file__).with_name("playground.html")
+POLICY = (
+    "default-src 'none'; img-src data: blob:; media-src data: blob:; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that answers: what the release says of it, and its endpoint; `since` in unix seconds."""
-
-    served: Served
-    endpoint: "Endpoint"
-    since: int
 
 
 class Generate(BaseModel):
     """A request for samples; the same seed, version and controls give the same bytes.
 
     One sample has `seed`, and the following ones of `n` the seeds after it; `seeds` names each. Without either, the
-    server draws them and tells which.
+    server draws them and tells which. `model` is a name, `name@alias` or `name@version`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: str
     seed: Seed | None = None
-    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=4096)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     controls: dict[str, Any] = {}  # checked by the model that they are for
     format: str | None = None
 
 
+class Sample(BaseModel):
+    """One sample in base64, with the manifest of its origin where its format carries none inside."""
+
+    seed: int
+    b64_json: str
+    media_type: str
+    manifest: dict[str, Any] | None = None
+
+
+class Generated(BaseModel):
+    """Samples in the order of their seeds; `created` in unix seconds."""
+
+    id: str
+    model: str
+    version: str
+    digest: str
+    created: int
+    data: list[Sample]
+
+
+class Card(BaseModel):
+    """A model that may be asked for: its champion, its other versions, what it takes and where it comes from."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["atelier"] = "atelier"
+    version: str
+    digest: str
+    family: str
+    modality: str
+    media_type: str
+    parameters: int
+    max_samples: int
+    controls: dict[str, Any]
+    trace: dict[str, str]
+    aliases: dict[str, str]
+    versions: list[str]
+    trouble: str | None = None
+
+
+class Cards(BaseModel):
+    """The models of the release, in OpenAI's format."""
+
+    object: Literal["list"] = "list"
+    data: list[Card]
+    release: int
+
+
+class Feedback(BaseModel):
+    """What someone thinks of one sample of a request; the newest about a sample counts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    request_id: Annotated[str, Field(pattern="^req-[0-9a-f]{32}$")]
+    index: Annotated[int, Field(ge=0, le=4095)] = 0
+    thumb: Literal["up", "down"]
+    comment: Annotated[str, Field(max_length=2000)] | None = None
+
+
+class Kept(BaseModel):
+    """The feedback as it was kept."""
+
+    object: Literal["feedback"] = "feedback"
+    request_id: str
+    index: int
+    thumb: Literal["up", "down"]
+
+
+class SigningKey(BaseModel):
+    """The public half (Ed25519, PEM) of the key that signs samples."""
+
+    key_id: str
+    public_key: str
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Refused} for status in statuses}
+
+
+COMMON = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)
+ORIGIN = {
+    name: {"schema": {"type": "string"}, "description": told}
+    for name, told in {
+        "X-Request-Id": "names this request to `atelier trace` and in feedback",
+        "X-Model": "the model that answered",
+        "X-Model-Version": "its version",
+        "X-Model-Digest": "the digest of its bundle",
+        "X-Seed": "the seeds of the samples, with commas between",
+    }.items()
+}
+
+
 def application() -> FastAPI:
-    """The routes as an ASGI app; the service puts `models: Mapping[str, Loaded]` and `worker` into its `state`."""
-    app = FastAPI(title="Atelier", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
-    app.add_middleware(BodyLimit, most=BODY_BYTES)
-    app.add_exception_handler(Refusal, errors.refused)
-    app.add_exception_handler(RequestValidationError, errors.malformed)
-    app.add_exception_handler(HTTPException, errors.stopped)
-    app.add_exception_handler(Exception, errors.broken)
-    app.add_api_route("/v1/models", list_models, methods=["GET"])
-    app.add_api_route("/v1/generate", generate, methods=["POST"])
-    app.add_api_route("/v1/{rest:path}", no_route, methods=["GET", "POST"], include_in_schema=False)
+    """The routes as an ASGI app; the service puts `parts: Parts` into its `state`."""
+    app = FastAPI(
+        title="Atelier", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json",
+        description="Samples of gated generative models, each traceable to the data that made it.",
+    )  # fmt: skip
+    app.add_middleware(BodyLimit, most=BODY_BYTES, larger=openai.LARGER)
+    app.add_middleware(Door)
+    for kind, answer in {
+        Refusal: errors.refused,
+        RequestValidationError: errors.malformed,
+        HTTPException: errors.stopped,
+        Exception: errors.broken,
+    }.items():
+        app.add_exception_handler(kind, answer)
+    media: dict[int | str, dict[str, Any]] = {
+        200: {"model": Generated, "headers": ORIGIN, "content": {"image/png": {}, "application/octet-stream": {}}}
+    }
+    add = app.add_api_route
+    add("/v1/generate", generate, methods=["POST"], responses=media | _refusals(*COMMON), response_class=Response)
+    openai.add(app, _refusals(*COMMON))
+    add("/v1/models", list_models, methods=["GET"], response_model=Cards, responses=_refusals(401, 500))
+    add(
+        "/v1/models/{named}", one_model, methods=["GET"], response_model=Card,
+        responses=_refusals(401, 403, 404, 422, 500, 503),
+    )  # fmt: skip
+    add("/v1/feedback", feedback, methods=["POST"], response_model=Kept, responses=_refusals(*COMMON))
+    add("/v1/signing-key", signing_key, methods=["GET"], response_model=SigningKey, responses=_refusals(404, 500))
+    add("/metrics", metrics, methods=["GET"], include_in_schema=False)
+    add("/", playground, methods=["GET"], include_in_schema=False)
+    every = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+    add("/{rest:path}", no_route, methods=every, include_in_schema=False)
     return app
-
-
-async def list_models(request: Request) -> dict[str, Any]:
-    """The models of the release in OpenAI's format, with their controls, limits and trace."""
-    models: Mapping[str, Loaded] = request.app.state.models
-    return {"object": "list", "data": [_card(name, loaded) for name, loaded in models.items()]}
 
 
 async def generate(request: Request, asked: Generate) -> Response:
     """Samples of one model: the bytes of one, or JSON with `data`, one entry per seed in order."""
-    loaded = _model(request.app.state.models, asked.model)
-    seeds = _seeds(asked, most=loaded.endpoint.card.max_samples)
-    as_json = _as_json(asked.format, request.headers.get("accept", ""), loaded.endpoint.media_type, len(seeds))
-    controls = _controls(loaded, asked.controls)
-    samples = await _run(request.app.state.worker, loaded, seeds, controls)
-    named = errors.request_id(request)
-    headers = {
-        "X-Request-Id": named,
-        "X-Model": asked.model,
-        "X-Model-Version": loaded.served.version,
-        "X-Model-Digest": loaded.served.digest,
-        "X-Seed": ",".join(map(str, seeds)),
-    }
-    if not as_json:
-        return Response(samples[0], headers=headers, media_type=loaded.endpoint.media_type)
-    media_type = loaded.endpoint.media_type
-    body = {
-        "id": named,
-        "model": asked.model,
-        "version": loaded.served.version,
-        "digest": loaded.served.digest,
-        "created": int(time.time()),
-        "data": [
-            {"seed": seed, "b64_json": base64.b64encode(sample).decode(), "media_type": media_type}
-            for seed, sample in zip(seeds, samples, strict=True)
-        ],
-    }
-    return JSONResponse(body, headers=headers)
+
+    async def make() -> Response:
+        resident = await generation.find(request, asked.model)
+        seeds = generation.seeds_of(resident, seed=asked.seed, seeds=asked.seeds, n=asked.n)
+        media_type = resident.endpoint.media_type
+        as_json = _as_json(asked.format, request.headers.get("accept", ""), media_type, len(seeds))
+        controls = generation.controls_of(resident, asked.controls)
+        made = await generation.generate(request, resident, seeds, controls)
+        return _json(made) if as_json else _bytes(made)
+
+    return await generation.once(request, asked, make)
+
+
+async def list_models(request: Request) -> Response:
+    """The models of the release that the caller may ask, with their controls, limits and lineage."""
+    view = parts_of(request).residents.view
+    cards = [
+        _card(view, champion) for name, champion in sorted(view.champions.items()) if request.state.caller.may(name)
+    ]
+    return _answer(Cards(data=cards, release=view.release.number))
+
+
+async def one_model(request: Request, named: str) -> Response:
+    """One model: its champion, or the version that `name@alias` or `name@version` asks for."""
+    resident = await generation.find(request, named)
+    return _answer(_card(parts_of(request).residents.view, resident, named=named))
+
+
+async def feedback(request: Request, given: Feedback) -> Response:
+    """Keep a thumb, and a comment, for one sample of an earlier request."""
+    parts, team = parts_of(request), request.state.caller.team
+    keep = parts.journal.feedback
+    try:
+        await asyncio.to_thread(keep, given.request_id, given.index, given.thumb, given.comment, team=team)
+    except Unknown:
+        raise Refusal(
+            f"there is no sample {given.index} of {given.request_id} to judge: give the X-Request-Id of an answer, "
+            "and the index of a sample in it", status=404, param="request_id", code="request_not_found",
+        ) from None  # fmt: skip
+    except OSError as error:
+        parts.metrics.failures.labels("journal").inc()
+        raise Refusal(f"the feedback could not be kept: {error}", status=503, retry_after=10) from None
+    return _answer(Kept(request_id=given.request_id, index=given.index, thumb=given.thumb))
+
+
+async def signing_key(request: Request) -> Response:
+    """The public key with which a sample's signature can be checked."""
+    signer = parts_of(request).signer
+    if signer is None:
+        raise Refusal(
+            "this server signs nothing: it was started without a signing key", status=404, code="no_signing_key"
+        )
+    return _answer(SigningKey(key_id=signer.key_id, public_key=signer.public_pem))
+
+
+async def metrics(request: Request) -> Response:
+    """Everything that is counted, for Prometheus."""
+    parts = parts_of(request)
+    parts.metrics.waiting.set(parts.batcher.waiting)
+    return Response(parts.metrics.text(), media_type=parts.metrics.media_type)
+
+
+async def playground(request: Request) -> Response:
+    """The page to try the models by hand."""
+    page = await asyncio.to_thread(PAGE.read_bytes)
+    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+    return Response(page, headers=headers, media_type="text/html; charset=utf-8")
 
 
 async def no_route(request: Request, rest: str) -> Response:
-    """Whatever else is asked for under /v1."""
+    """Whatever else is asked for: another method of a route is told which ones there are."""
+    offered = {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route)
+        and route.endpoint is not no_route
+        and route.matches(request.scope)[0] == Match.PARTIAL
+        for method in route.methods or ()
+    }
+    if offered:
+        allowed = ", ".join(sorted(offered))
+        raise HTTPException(405, f"the method is none of {allowed}", {"Allow": allowed})
     raise HTTPException(404, "there is no such route")
-
-
-async def _run(worker: Worker, loaded: Loaded, seeds: list[int], controls: dict[str, Any]) -> list[bytes]:
-    try:
-        future = worker.submit(lambda: loaded.endpoint.generate(seeds, [controls] * len(seeds)))
-    except Busy:
-        raise Refusal("the queue is full; ask again in a second", status=429, code="queue_full") from None
-    return await asyncio.wrap_future(future)
-
-
-def _model(models: Mapping[str, Loaded], name: str) -> Loaded:
-    if name not in models:
-        known = ", ".join(sorted(models))
-        raise Refusal(f"there is no model {name!r}; known: {known}", status=404, param="model", code="model_not_found")
-    return models[name]
-
-
-def _seeds(asked: Generate, *, most: int) -> list[int]:
-    """One seed per sample."""
-    if asked.seed is not None and asked.seeds is not None:
-        raise Refusal("seed and seeds are both given; send one of them", param="seeds")
-    count = asked.n or len(asked.seeds or [0])
-    if asked.seeds is not None and count != len(asked.seeds):
-        raise Refusal(f"n is {count} but seeds has {len(asked.seeds)}; leave n out, or make them agree", param="n")
-    if count > most:
-        place = "n" if asked.n else "seeds"
-        raise Refusal(f"{count} samples are asked for; {asked.model} makes between 1 and {most} at once", param=place)
-    if asked.seeds is not None:
-        return asked.seeds
-    if asked.seed is None:
-        return [secrets.randbelow(2**32) for _ in range(count)]
-    if asked.seed + count - 1 > LAST_SEED:
-        raise Refusal(f"seed {asked.seed} and the {count - 1} after it pass {LAST_SEED}, the last seed", param="seed")
-    return list(range(asked.seed, asked.seed + count))
 
 
 def _as_json(asked: str | None, accept: str, media_type: str, count: int) -> bool:
@@ -165,27 +281,50 @@ def _as_json(asked: str | None, accept: str, media_type: str, count: int) -> boo
     return asked == "json" or (asked is None and count > 1)
 
 
-def _controls(loaded: Loaded, asked: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return loaded.endpoint.checked(asked)
-    except AtelierError as error:
-        raise Refusal(str(error), param="controls") from None
+def _bytes(made: Samples) -> Response:
+    headers = made.headers()
+    if 0 in made.manifests:
+        headers["X-Manifest"] = base64.b64encode(json.dumps(made.manifests[0]).encode()).decode()
+    return Response(made.samples[0], headers=headers, media_type=made.resident.endpoint.media_type)
 
 
-def _card(name: str, loaded: Loaded) -> dict[str, Any]:
-    endpoint, served = loaded.endpoint, loaded.served
-    return {
-        "id": name,
-        "object": "model",
-        "created": loaded.since,
-        "owned_by": "atelier",
-        "version": served.version,
-        "digest": served.digest,
-        "family": endpoint.family,
-        "modality": endpoint.modality,
-        "media_type": endpoint.media_type,
-        "parameters": endpoint.parameters,
-        "max_samples": endpoint.card.max_samples,
-        "controls": endpoint.controls.model_json_schema()["properties"] if endpoint.card.controls else {},
-        "trace": served.trace,
+def _json(made: Samples) -> Response:
+    media_type = made.resident.endpoint.media_type
+    rows = [
+        {"seed": seed, "b64_json": base64.b64encode(sample).decode(), "media_type": media_type}
+        | ({"manifest": made.manifests[index]} if index in made.manifests else {})
+        for index, (seed, sample) in enumerate(zip(made.seeds, made.samples, strict=True))
+    ]
+    body = {
+        "id": made.id,
+        "model": made.resident.model,
+        "version": made.resident.version,
+        "digest": made.resident.served.digest,
+        "created": int(time.time()),
+        "data": rows,
     }
+    return Response(json.dumps(body), headers=made.headers(), media_type="application/json")
+
+
+def _answer(body: BaseModel) -> Response:
+    return Response(body.model_dump_json(), media_type="application/json")
+
+
+def _card(view: View, resident: Resident, *, named: str | None = None) -> Card:
+    endpoint, model = resident.endpoint, view.release.models[resident.model]
+    return Card(
+        id=named or resident.model,
+        created=resident.since,
+        version=resident.version,
+        digest=resident.served.digest,
+        family=endpoint.family,
+        modality=endpoint.modality,
+        media_type=endpoint.media_type,
+        parameters=endpoint.parameters,
+        max_samples=endpoint.card.max_samples,
+        controls=endpoint.controls.model_json_schema()["properties"] if endpoint.card.controls else {},
+        trace=dict(resident.served.trace),
+        aliases=model.aliases,
+        versions=list(model.versions),
+        trouble=view.troubles.get(resident.model),
+    )

@@ -1,50 +1,47 @@
-"""The routes over a real model, in process: what is answered, and what every refusal says."""
+"""The routes over real models, in process: what is answered, and what every refusal says."""
 
 import base64
 import io
-from concurrent.futures import Future
+import json
+import threading
+import time
 
 import anyio
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from components import families, sampling
-from components.bundle import EndpointCard, assemble
-from components.modalities.image.batch import ImageSpec
-from components.store import Store
-from serving import routes
-from serving.release import Served
-from serving.worker import Worker
-
-CONTROLS = {"truncation": {"default": 1.0, "at_least": 0.3, "at_most": 1.5}}
+from tests.serving.shop import TRACE, Shop, application, close
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("store"))
-    family = families.get("vae")
-    with store.writing("weights") as draft:
-        family.Model(family.Config(width=4, hidden=8), ImageSpec(channels=1, size=28)).save(draft.directory)
-    card = EndpointCard.model_validate({"model": "fashion", "controls": CONTROLS, "max_samples": 4})
-    bundle = assemble(draft.artifact, card, store)
-    endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
-    served = Served(version="7", digest=bundle.digest, bento_model="fashion:x", trace={"data": "md5:abc"})
-    return routes.Loaded(served, endpoint, since=1)
+def shop(tmp_path_factory):
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def versions(shop):
+    return {"7": shop.served(), "8": shop.served(latent_dim=9)}
+
+
+@pytest.fixture(scope="module")
+def parts(shop, versions):
+    parts = shop.parts(
+        shop.release(fashion={"champion": "7", "challenger": "8", "versions": versions}, bare={"versions": {}}),
+        journal=shop.root / "journal.db",
+    )
+    yield parts
+    close(parts)
+
+
+@pytest.fixture(scope="module")
+def client(parts):
+    return TestClient(application(parts))
 
 
 @pytest.fixture
-def worker():
-    worker = Worker()
-    yield worker
-    worker.close()
-
-
-@pytest.fixture
-def client(loaded, worker):
-    app = routes.application()
-    app.state.models, app.state.worker = {"fashion": loaded}, worker
-    return TestClient(app)
+def loaded(parts):
+    return parts.residents.view.champions["fashion"]
 
 
 def ask(client, **body):
@@ -153,10 +150,42 @@ def test_an_unknown_model_is_not_found(client):
 
 def test_an_unknown_route_a_wrong_method_and_broken_json_have_the_same_form(client):
     assert "/v1/images" in refusal(client.get("/v1/images"), 404)["message"]
+    assert "/nowhere" in refusal(client.post("/nowhere"), 404)["message"]
     assert refusal(client.delete("/v1/generate"), 405)
     broken = client.post("/v1/generate", content=b'{"model":', headers={"content-type": "application/json"})
     assert refusal(broken, 400)["code"] == "invalid_json"
-    assert refusal(client.post("/v1/generate"), 400)["message"] == "the body is missing"
+    assert refusal(broken, 400)["message"] == "the body is not JSON: Expecting value"
+
+
+@pytest.mark.parametrize(
+    ("type_", "words"), [("text/plain", "'text/plain'"), ("", "without a type"), ("multipart/form-data", "'multipart")]
+)
+def test_a_body_of_another_type_is_told_the_header_that_it_needs(client, type_, words):
+    answer = client.post(
+        "/v1/generate", content=b'{"model": "fashion"}', headers={"content-type": type_} if type_ else {}
+    )
+    error = refusal(answer, 415)
+    assert "Content-Type: application/json" in error["message"] and words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"[" * 60000, 400),
+        (b"\xff\xfe", 400),
+        (b'{"model": "\\ud800"}', 404),
+        (b'{"model": "fashion", "seed": NaN}', 400),
+        (b'{"model": "fashion", "controls": {"truncation": NaN}}', 400),
+        (b'{"model": "fashion", "controls": {"truncation": Infinity}}', 400),
+        (b'{"model": "fashion", "seed": 1e400}', 400),
+        (b'{"model": "fashion", "controls": {"\\ud800": 1}}', 400),
+        (b'{"model": "fashion@\\u0000"}', 404),
+        (b"null", 400),
+        (b"", 400),
+    ],
+)
+def test_what_no_client_should_send_is_refused_in_the_usual_form(client, body, status):
+    refusal(client.post("/v1/generate", content=body, headers={"content-type": "application/json"}), status)
 
 
 def test_a_long_value_is_not_echoed_whole(client):
@@ -189,32 +218,184 @@ def test_the_largest_body_is_taken_and_one_byte_more_is_not(client):
     assert "65536 bytes" in refusal(larger, 413)["message"]
 
 
-def test_a_full_queue_is_told_when_to_come_again(loaded):
-    worker, held = Worker(places=1), Future()
-    app = routes.application()
-    app.state.models, app.state.worker = {"fashion": loaded}, worker
-    blocked = worker.submit(held.result)
-    answer = ask(TestClient(app), seed=1)
-    assert refusal(answer, 429)["code"] == "queue_full" and answer.headers["Retry-After"] == "1"
-    held.set_result(None)
-    blocked.result(5)
-    assert ask(TestClient(app), seed=1).status_code == 200
-    worker.close()
+def held_up(monkeypatch, loaded):
+    """Make the model of `loaded` wait for an event, as a slow one would."""
+    go, generate = threading.Event(), type(loaded.endpoint).generate
+
+    def wait(*arguments):
+        go.wait(10)
+        return generate(*arguments)
+
+    monkeypatch.setattr(type(loaded.endpoint), "generate", wait)
+    return go
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_full_queue_is_told_when_to_come_again(shop, versions, monkeypatch):
+    parts = shop.parts(shop.release(fashion={"champion": "7", "versions": versions}), places=2)
+    client = TestClient(application(parts))
+    go = held_up(monkeypatch, parts.residents.view.champions["fashion"])
+    others = [threading.Thread(target=ask, args=(client,), kwargs={"seed": seed}) for seed in range(3)]
+    others[0].start()
+    until(lambda: parts.batcher._busy_until)
+    time.sleep(0.05)
+    for other in others[1:]:
+        other.start()
+    until(lambda: parts.batcher.waiting == 2)
+    answer = ask(client, seed=1)
+    assert refusal(answer, 429)["code"] == "queue_full" and int(answer.headers["Retry-After"]) >= 1
+    go.set()
+    for other in others:
+        other.join()
+    assert ask(client, seed=1).status_code == 200
+    close(parts)
 
 
 def test_a_fault_of_ours_is_a_500_without_its_secrets(client, loaded, monkeypatch):
     monkeypatch.setattr(type(loaded.endpoint), "generate", lambda *_: 1 / 0)
-    client = TestClient(client.app, raise_server_exceptions=False)
-    error = refusal(ask(client, seed=1), 500)
+    error = refusal(ask(TestClient(client.app, raise_server_exceptions=False), seed=1), 500)
     assert error["type"] == "server_error" and "division" not in error["message"]
 
 
 def test_models_lists_controls_limits_and_trace(client, loaded):
     listed = client.get("/v1/models").json()
-    assert listed["object"] == "list"
+    assert listed["object"] == "list" and listed["release"] == 1
     (card,) = listed["data"]
     assert card["id"] == "fashion" and card["object"] == "model" and card["max_samples"] == 4
     assert card["controls"]["truncation"] == {
         "default": 1.0, "maximum": 1.5, "minimum": 0.3, "title": "Truncation", "type": "number",
     }  # fmt: skip
-    assert card["digest"] == loaded.served.digest and card["trace"] == {"data": "md5:abc"}
+    assert card["digest"] == loaded.served.digest and card["trace"] == TRACE
+    assert card["aliases"] == {"champion": "7", "challenger": "8"} and card["versions"] == ["7", "8"]
+
+
+def test_a_version_and_an_alias_can_be_named_and_only_what_the_release_names(client, versions):
+    for named, version in {
+        "fashion@8": "8",
+        "fashion@challenger": "8",
+        "fashion@7": "7",
+        "fashion@champion": "7",
+    }.items():
+        answer = ask(client, model=named, seed=1)
+        assert answer.headers["X-Model-Version"] == version and answer.headers["X-Model"] == "fashion"
+        assert answer.headers["X-Model-Digest"] == versions[version].digest
+    for named in ("fashion@9", "fashion@previous", "fashion@", "bare@1"):
+        if named == "fashion@":
+            continue
+        assert refusal(ask(client, model=named), 404)["code"] == "model_not_found"
+    assert "bare has no champion yet" in refusal(ask(client, model="bare"), 404)["message"]
+
+
+def test_one_card_can_be_asked_for(client):
+    assert client.get("/v1/models/fashion@8").json()["version"] == "8"
+    assert refusal(client.get("/v1/models/nobody"), 404)["code"] == "model_not_found"
+
+
+def test_a_retry_under_an_idempotency_key_costs_nothing_and_says_the_same(client, parts):
+    headers = {"Idempotency-Key": "once"}
+    first, again = (ask(client, n=2, headers=headers) for _ in range(2))
+    assert first.json() == again.json() and again.headers["Idempotent-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first.headers
+    reused = refusal(ask(client, n=3, headers=headers), 422)
+    assert reused["code"] == "idempotency_key_reused" and "'once'" in reused["message"]
+    assert refusal(ask(client, headers={"Idempotency-Key": "k" * 256}), 400)["code"] == "invalid_idempotency_key"
+
+
+def test_a_failed_request_is_not_what_a_retry_gets(client):
+    headers = {"Idempotency-Key": "failed"}
+    for _ in range(2):
+        refusal(ask(client, seed=1, controls={"truncation": 9}, headers=headers), 400)
+    assert ask(client, seed=1, headers=headers).status_code == 200
+
+
+def test_two_of_one_key_at_once_are_made_once(client, loaded, monkeypatch):
+    go, answers = held_up(monkeypatch, loaded), []
+    with client:  # one event loop for both, as in a server
+        both = [
+            threading.Thread(target=lambda: answers.append(ask(client, headers={"Idempotency-Key": "twice"})))
+            for _ in range(2)
+        ]
+        for one in both:
+            one.start()
+        time.sleep(0.1)
+        go.set()
+        for one in both:
+            one.join()
+    assert answers[0].content == answers[1].content
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 1
+
+
+def test_requests_that_share_a_batch_get_the_bytes_that_they_would_get_alone(client, loaded, monkeypatch):
+    alone = {seed: ask(client, seed=seed, controls={"truncation": 0.3 + seed / 10}).content for seed in range(6)}
+    go, together = held_up(monkeypatch, loaded), {}
+
+    def one(seed):
+        together[seed] = ask(client, seed=seed, controls={"truncation": 0.3 + seed / 10}).content
+
+    threads = [threading.Thread(target=one, args=(seed,)) for seed in alone]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+def test_a_client_that_hangs_up_while_it_is_queued_frees_its_place(client, parts, loaded, monkeypatch):
+    go = held_up(monkeypatch, loaded)
+    first = threading.Thread(target=ask, args=(client,), kwargs={"seed": 1})
+    first.start()
+    until(lambda: parts.batcher._busy_until > 0)
+    time.sleep(0.05)
+    body, sent = json.dumps({"model": "fashion", "seed": 2}).encode(), []
+    coming = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if coming:
+            return coming.pop()
+        await anyio.sleep(0.1)
+        assert parts.batcher.waiting == 1
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/generate", "headers": headers, "query_string": b""}
+    anyio.run(client.app, scope, receive, send)
+    assert not sent and parts.batcher.waiting == 0
+    go.set()
+    first.join()
+
+
+def test_feedback_is_kept_for_a_sample_that_was_made_and_for_no_other(client, parts):
+    asked = ask(client, n=2)
+    request = asked.headers["X-Request-Id"]
+    body = {"request_id": request, "index": 1, "thumb": "down", "comment": "a bag?"}
+    assert client.post("/v1/feedback", json=body).json() == {
+        "object": "feedback", "request_id": request, "index": 1, "thumb": "down",
+    }  # fmt: skip
+    for wrong in ({"index": 2}, {"request_id": "req-" + "0" * 32}):
+        assert refusal(client.post("/v1/feedback", json=body | wrong), 404)["code"] == "request_not_found"
+    assert refusal(client.post("/v1/feedback", json=body | {"thumb": "sideways"}), 400)["param"] == "thumb"
+
+
+def test_metrics_count_by_model_and_version(client):
+    ask(client, n=3)
+    text = client.get("/metrics").text
+    assert 'atelier_requests_total{model="fashion",route="/v1/generate",status="200",team="",version="7"}' in text
+    assert 'atelier_batch_samples_bucket{le="4.0",model="fashion",version="7"}' in text
+    assert "atelier_release_number 1.0" in text
+
+
+def test_the_playground_lets_nothing_in_from_elsewhere(client):
+    page = client.get("/")
+    assert page.status_code == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]

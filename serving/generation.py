@@ -1,0 +1,193 @@
+"""From a checked request to its samples: which version answers, its place in the queue, its trace."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request, Response
+from pydantic import BaseModel
+
+from components import provenance
+from components.errors import AtelierError
+from serving import errors
+from serving.batching import Busy, Job
+from serving.errors import Gone, Refusal
+from serving.parts import Parts
+from serving.residents import Resident
+
+LAST_SEED = 2**53 - 1  # JSON's numbers are exact up to here in every language
+LOADING_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What was made for one request: a sample per seed, in order, and the manifests of those that carry none inside."""
+
+    id: str
+    resident: Resident
+    seeds: Sequence[int]
+    samples: Sequence[bytes]
+    manifests: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+
+    def headers(self) -> dict[str, str]:
+        """Where the samples come from, as every answer says it."""
+        return {
+            "X-Request-Id": self.id,
+            "X-Model": self.resident.model,
+            "X-Model-Version": self.resident.version,
+            "X-Model-Digest": self.resident.served.digest,
+            "X-Seed": ",".join(map(str, self.seeds)),
+        }
+
+
+def parts_of(request: Request) -> Parts:
+    """What the service has put together."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+async def find(request: Request, named: str) -> Resident:
+    """The version that `MODEL`, `MODEL@ALIAS` or `MODEL@VERSION` names, in memory; a `Refusal` where there is none."""
+    parts = parts_of(request)
+    view = parts.residents.view
+    name, _, wanted = named.partition("@")
+    model = view.release.models.get(name)
+    if model is None:
+        known = ", ".join(sorted(filter(request.state.caller.may, view.release.models))) or "none yet"
+        raise _no_model(f"there is no model {_brief(name)}; known: {known}")
+    if not request.state.caller.may(name):
+        raise Refusal(f"this API key is not for the model {name!r}", status=403, param="model", code="model_forbidden")
+    champion = view.champions.get(name)
+    if wanted in ("", "champion"):
+        if champion is None:
+            raise _no_champion(name, view.troubles.get(name), model.aliases)
+        return champion
+    version = model.aliases.get(wanted, wanted)
+    if champion is not None and champion.version == version:
+        return champion
+    if version not in model.versions:
+        offered = ", ".join([*model.aliases, *model.versions])
+        raise _no_model(
+            f"{name} has no version {_brief(wanted)} with a verdict that passed; those that may be asked for: {offered}"
+        )
+    return await _fetched(parts, name, version)
+
+
+async def _fetched(parts: Parts, name: str, version: str) -> Resident:
+    coming = asyncio.wrap_future(parts.residents.fetch(name, version))
+    try:
+        return await asyncio.wait_for(asyncio.shield(coming), LOADING_SECONDS)
+    except TimeoutError:
+        raise Refusal(f"{name}@{version} is being loaded", status=503, code="model_loading", retry_after=5) from None
+    except (AtelierError, OSError) as error:
+        raise Refusal(
+            f"{name}@{version} cannot be loaded: {error}", status=503, code="model_not_loaded", retry_after=10
+        ) from None
+
+
+def _no_model(message: str) -> Refusal:
+    return Refusal(message, status=404, param="model", code="model_not_found")
+
+
+def _no_champion(name: str, trouble: str | None, aliases: Mapping[str, str]) -> Refusal:
+    if trouble is not None:
+        return Refusal(f"{name} cannot answer: {trouble}", status=503, code="model_not_loaded", retry_after=10)
+    offered = ", ".join(f"{name}@{alias}" for alias in aliases) or "none of its versions may be served yet"
+    return _no_model(f"{name} has no champion yet; {offered}")
+
+
+def seeds_of(resident: Resident, *, seed: int | None, seeds: Sequence[int] | None, n: int | None) -> list[int]:
+    """One seed per sample: those named, or `seed` and the ones after it, or new ones."""
+    if seed is not None and seeds is not None:
+        raise Refusal("seed and seeds are both given; send one of them", param="seeds")
+    count = n or len(seeds or [0])
+    if seeds is not None and count != len(seeds):
+        raise Refusal(f"n is {count} but seeds has {len(seeds)}; leave n out, or make them agree", param="n")
+    most = resident.endpoint.card.max_samples
+    if count > most:
+        place = "n" if n else "seeds"
+        raise Refusal(
+            f"{count} samples are asked for; {resident.model} makes between 1 and {most} at once", param=place
+        )
+    if seeds is not None:
+        return list(seeds)
+    if seed is None:
+        return [secrets.randbelow(2**32) for _ in range(count)]
+    if seed + count - 1 > LAST_SEED:
+        raise Refusal(f"seed {seed} and the {count - 1} after it pass {LAST_SEED}, the last seed", param="seed")
+    return list(range(seed, seed + count))
+
+
+def controls_of(resident: Resident, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The public controls, complete and in range."""
+    try:
+        return resident.endpoint.checked(asked)
+    except AtelierError as error:
+        raise Refusal(str(error), param="controls") from None
+
+
+async def once(request: Request, asked: BaseModel, make: Callable[[], Awaitable[Response]]) -> Response:
+    """What `make` answers, made once where the request carries an `Idempotency-Key`."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return await make()
+    whole = f"{request.url.path} {request.headers.get('accept', '')} {asked.model_dump_json()}"
+    digest = hashlib.sha256(whole.encode(errors="surrogatepass")).digest()
+    return await parts_of(request).replies.once(request.state.caller.team, key, digest, make)
+
+
+async def generate(request: Request, resident: Resident, seeds: Sequence[int], controls: Mapping[str, Any]) -> Samples:
+    """The samples, each with its trace. Work that nobody waits for any more is dropped: `Gone`."""
+    parts = parts_of(request)
+    manifests: dict[int, dict[str, Any]] = {}
+    traced: dict[str, Any] = {"model": resident.model, "version": resident.version, "digest": resident.served.digest}
+
+    def finish(index: int, sample: bytes) -> bytes:
+        trace = {**traced, "seed": seeds[index], "controls": dict(controls), **resident.served.trace}
+        marked, manifest = provenance.attach(sample, trace, modality=resident.endpoint.modality, signer=parts.signer)
+        if marked == sample:  # its format cannot carry it
+            manifests[index] = manifest
+        return marked
+
+    patience = resident.endpoint.card.latency_ms / 1000
+    try:
+        name = (resident.model, resident.version)
+        job = parts.batcher.submit(name, resident.endpoint, seeds, controls, finish=finish, patience=patience)
+    except Busy as busy:
+        raise Refusal(
+            f"{resident.model} is asked for more than it can make now; ask again in {busy.seconds:.0f} s"
+            if busy.seconds >= 1.5
+            else f"{resident.model} is asked for more than it can make now; ask again in a second",
+            status=429, code="queue_full", retry_after=busy.seconds,
+        ) from None  # fmt: skip
+    request.state.note.update(traced | {"seeds": tuple(seeds), "controls": controls})
+    samples = await _made(request, parts, job)
+    request.state.note["queued"] = job.begun - job.asked
+    return Samples(errors.request_id(request), resident, seeds, samples, manifests)
+
+
+async def _made(request: Request, parts: Parts, job: Job) -> list[bytes]:
+    done = asyncio.wrap_future(job.done)
+    left = asyncio.ensure_future(request.receive())
+    watched: set[asyncio.Future[Any]] = (
+        {done} if "idempotency-key" in request.headers else {done, left}
+    )  # a retry will come for that one
+    try:
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left.cancel()
+        if not done.done():
+            parts.batcher.cancel(job)
+            request.state.note.clear()
+    if done.cancelled():
+        raise Refusal("the server is stopping; ask again", status=503, code="stopping", retry_after=1)
+    if not done.done():
+        raise Gone
+    return done.result()
+
+
+def _brief(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,179 @@
+"""What was asked and what people thought of it: one line of JSON in the log and one row in a database for each request.
+
+A thread of its own writes both, some requests at a time, so that no request waits for a disk. Prompts and other text
+of callers are left out unless the operator asks for them.
+"""
+
+import json
+import logging
+import queue
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+LOG = logging.getLogger("atelier.serving")
+KEEP_SECONDS = 90 * 86400.0  # a request can be traced for this long
+PRUNE_SECONDS = 3600.0
+GATHER_SECONDS = 0.2  # requests of this time are written together
+TABLES = """
+CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, time REAL NOT NULL, team TEXT NOT NULL, model TEXT NOT NULL,
+  version TEXT NOT NULL, digest TEXT NOT NULL, seeds TEXT NOT NULL, controls TEXT NOT NULL, route TEXT NOT NULL,
+  samples INTEGER NOT NULL, status INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS requests_time ON requests (time);
+CREATE TABLE IF NOT EXISTS feedback (request TEXT NOT NULL, "index" INTEGER NOT NULL, thumb TEXT NOT NULL, comment TEXT,
+  team TEXT NOT NULL, time REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS feedback_request ON feedback (request);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request as it is remembered; `seconds` from its first byte to its answer, `queued` of them in the queue."""
+
+    id: str
+    route: str
+    status: int
+    team: str
+    seconds: float
+    model: str = ""
+    version: str = ""
+    digest: str = ""
+    seeds: Sequence[int] = ()
+    controls: Mapping[str, Any] = field(default_factory=dict)
+    queued: float = 0.0
+    time: float = field(default_factory=time.time)
+
+    @property
+    def samples(self) -> int:
+        return len(self.seeds)
+
+
+class Unknown(Exception):
+    """Feedback about a request, or a sample of it, that the journal does not hold for this team."""
+
+
+class Journal:
+    """The log, and the database at `path` where there is one."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        texts: bool = False,
+        failed: Callable[[], None] = lambda: None,
+        log: TextIO | None = None,
+    ) -> None:
+        self.path, self._texts, self._failed = path, texts, failed
+        self._log = log or sys.stderr
+        self._entries: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
+        self._base: sqlite3.Connection | None = None  # of the thread alone
+        self._pruned = 0.0
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread.start()
+
+    def note(self, entry: Entry) -> None:
+        """Write the entry down soon."""
+        self._entries.put(entry)
+
+    def settle(self, seconds: float = 5.0) -> None:
+        """Wait until what was noted so far is written."""
+        written = threading.Event()
+        self._entries.put(written)
+        written.wait(seconds)
+
+    def feedback(self, request: str, index: int, thumb: str, comment: str | None, *, team: str) -> None:
+        """Keep what someone thought of one sample, safely on disk; the newest about a sample counts.
+
+        `Unknown` where that request had no such sample, or was another team's; `OSError` where nothing can be written.
+        """
+        if self.path is None:
+            raise Unknown
+        self.settle()
+        try:
+            with closing(_open(self.path)) as base, base:
+                base.execute("PRAGMA synchronous=FULL")
+                asked = base.execute("SELECT team, samples FROM requests WHERE id = ?", (request,)).fetchone()
+                if asked is None or asked[0] != team or index >= asked[1]:
+                    raise Unknown
+                row = (request, index, thumb, comment, team, time.time())
+                base.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            raise OSError(f"the journal {self.path} cannot be written: {error}") from error
+
+    def close(self) -> None:
+        """Write what is left, and end."""
+        self._entries.put(None)
+        self._thread.join(10)
+
+    def _work(self) -> None:
+        ending = False
+        while not ending:
+            taken = [self._entries.get()]
+            until = time.monotonic() + GATHER_SECONDS
+            while isinstance(taken[-1], Entry) and (left := until - time.monotonic()) > 0:
+                with suppress(queue.Empty):
+                    taken.append(self._entries.get(timeout=left))
+            ending = None in taken
+            entries = [entry for entry in taken if isinstance(entry, Entry)]
+            self._tell(entries)
+            self._keep([entry for entry in entries if entry.samples])
+            for waiting in taken:
+                if isinstance(waiting, threading.Event):
+                    waiting.set()
+        if self._base is not None:
+            self._base.close()
+
+    def _tell(self, entries: Sequence[Entry]) -> None:
+        try:
+            self._log.write("".join(json.dumps(self._line(entry)) + "\n" for entry in entries))
+            self._log.flush()
+        except OSError:
+            self._failed()
+
+    def _line(self, entry: Entry) -> dict[str, Any]:
+        line = asdict(entry) | {"samples": entry.samples, "controls": self._told(entry.controls)}
+        line["seconds"], line["queued"] = round(entry.seconds, 5), round(entry.queued, 5)
+        return {"event": "request", **{name: value for name, value in line.items() if value not in ("", (), {})}}
+
+    def _told(self, controls: Mapping[str, Any]) -> dict[str, Any]:
+        """The controls without what callers wrote, unless that is asked for."""
+        return {name: value for name, value in controls.items() if self._texts or not isinstance(value, str)}
+
+    def _keep(self, entries: Sequence[Entry]) -> None:
+        if self.path is None or not entries:
+            return
+        rows = [
+            (
+                e.id, e.time, e.team, e.model, e.version, e.digest, json.dumps(list(e.seeds)),
+                json.dumps(self._told(e.controls)), e.route, e.samples, e.status,
+            )
+            for e in entries
+        ]  # fmt: skip
+        try:
+            self._base = self._base or _open(self.path)
+            with self._base as base:
+                base.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                if time.time() - self._pruned > PRUNE_SECONDS:
+                    self._pruned = time.time()
+                    base.execute("DELETE FROM requests WHERE time < ?", (time.time() - KEEP_SECONDS,))
+        except (sqlite3.Error, OSError):
+            if self._base is not None:
+                self._base.close()
+            self._base = None  # the disk may have room again next time
+            LOG.exception("%s requests could not be written to the journal %s", len(rows), self.path)
+            self._failed()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base = sqlite3.connect(path, timeout=10)
+    base.execute("PRAGMA journal_mode=WAL")
+    base.execute("PRAGMA synchronous=NORMAL")
+    base.executescript(TABLES)
+    return base

@@ -1,0 +1,73 @@
+"""A shop of real tiny models for the tests of serving: bundles, a release that names them, the parts, the app."""
+
+import io
+from pathlib import Path
+
+from components import families
+from components.bundle import EndpointCard, assemble
+from components.modalities.image.batch import ImageSpec
+from components.store import Store
+from serving import routes
+from serving.batching import Batcher
+from serving.journal import Journal
+from serving.keys import Keys
+from serving.metrics import Metrics
+from serving.parts import Parts
+from serving.release import Release, Served
+from serving.replies import Replies
+from serving.residents import Residents
+
+CONTROLS = {"truncation": {"default": 1.0, "at_least": 0.3, "at_most": 1.5}}
+TRACE = {"data": "md5:abc", "run": "r1", "recipe": "sha256:r", "commit": "c0ffee", "verdict": "sha256:v"}
+
+
+class Shop:
+    """Bundles under a folder; `served` makes one with weights of its own, `release` names versions of models."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store(root / "store")
+        self.number = 0
+
+    def served(self, *, model="fashion", latent_dim=8, family="vae", **card) -> Served:
+        module = families.get(family)
+        with self.store.writing("weights") as draft:
+            sizes = {"width": 4, "hidden": 8} if family == "vae" else {"width": 4}
+            network = module.Model(module.Config(latent_dim=latent_dim, **sizes), ImageSpec(channels=1, size=28))
+            network.save(draft.directory)
+        card = EndpointCard.model_validate({"model": model, "controls": CONTROLS, "max_samples": 4, **card})
+        bundle = assemble(draft.artifact, card, self.store)
+        return Served(digest=bundle.digest, bento_model=f"{model}:x", trace=TRACE)
+
+    def place(self, served: Served) -> Path:
+        return self.store.root / "bundle" / served.digest.removeprefix("sha256:")
+
+    def release(self, **models: dict) -> Release:
+        """`fashion={"champion": "1", "versions": {...}}`, with the next number."""
+        self.number += 1
+        return Release.model_validate({"schema": 2, "number": self.number, "models": models})
+
+    def write(self, path: Path, release: Release) -> Path:
+        aside = path.with_suffix(".aside")
+        aside.write_text(release.model_dump_json(by_alias=True))
+        aside.replace(path)
+        return path
+
+    def parts(self, release: Release, *, keys=None, journal=None, signer=None, places=512) -> Parts:
+        metrics = Metrics()
+        batcher = Batcher(places=places, observe=metrics.batch)
+        residents = Residents(batcher, self.place, loaded=metrics.installed)
+        residents.install(release)
+        return Parts(residents, batcher, Keys(keys), Journal(journal, log=io.StringIO()), metrics, Replies(), signer)
+
+
+def application(parts: Parts):
+    app = routes.application()
+    app.state.parts = parts
+    return app
+
+
+def close(parts: Parts) -> None:
+    parts.residents.close()
+    parts.batcher.close()
+    parts.journal.close()
