@@ -21,13 +21,18 @@ from components.approvals import Approval, Approver
 from components.errors import AtelierError
 from components.ledger_schema import APPROVALS, APPROVERS, MOVES, PINS, VERDICTS, VERSIONS, connect, writing
 from components.provenance import Signer
-from components.records import Pointer, Record, Verdict
+from components.records import Pointer, Record, Verdict, fingerprint
 
 Alias = Literal["challenger", "champion", "previous"]
+DISPLAYED = "displayed"  # the name of the pins that say which generations an MLflow has shown
 
 
 class Superseded(AtelierError):
     """Someone else moved an alias of the model first."""
+
+
+class LedgerUnusable(AtelierError):
+    """The database of the ledger cannot be read or written now: it has decided nothing."""
 
 
 class Version(Record):
@@ -60,6 +65,16 @@ class Move(Record):
     actor: str
     reason: str
     created: str
+
+
+@dataclass(frozen=True)
+class Display:
+    """What is to be displayed of a model: `now`, the aliases of `generation`, after `before` was, the last time."""
+
+    generation: int
+    now: dict[Alias, str]
+    before: dict[Alias, str]
+    done: bool  # this generation is on record as displayed
 
 
 @dataclass(frozen=True)
@@ -181,6 +196,25 @@ class Ledger:
         """Every move of the model, oldest first."""
         return _moves(self._read(_of(model)))
 
+    def displayed(self, model: str, where: str) -> Display:
+        """What `where`, an MLflow by its URI, should show of a model, and what it was last made to show."""
+        with self._explained(), self._engine.connect() as connection:
+            return _display(connection, model, where)
+
+    @contextmanager
+    def displaying(self, model: str, where: str) -> Iterator[Display]:
+        """The same, for the block that displays it: no move and no other display comes in between.
+
+        It is on record as displayed when the block ends well.
+        """
+        with self._writing() as connection:
+            due = _display(connection, model, where)
+            yield due
+            if not due.done:
+                key = _displayed_key(where, due.generation)
+                row = {"model": model, "name": DISPLAYED, "key": key, "digest": where, "created": _now()}
+                connection.execute(sa.insert(PINS).values(row))
+
     def pin(self, model: str, name: str, key: str, digest: str) -> str:
         """Fix a digest under a name and a key for good; returns that of whoever came first."""
         row = {"model": model, "name": name, "key": key, "digest": digest, "created": _now()}
@@ -279,7 +313,7 @@ class Ledger:
             yield
         except (sa.exc.SQLAlchemyError, OSError, ModuleNotFoundError) as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
-            raise AtelierError(
+            raise LedgerUnusable(
                 f"the ledger {self.shown} cannot be used: {cause}. It records verdicts and promotions; check its URL, "
                 "that its folder or its server can be reached, and that no other program keeps it locked."
             ) from error
@@ -327,6 +361,22 @@ class Ledger:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _display(connection: sa.Connection, model: str, where: str) -> Display:
+    moves = _moves(connection.execute(_of(model)).all())
+    pinned = sa.select(PINS.c.key).where((PINS.c.model == model) & (PINS.c.name == DISPLAYED))
+    known = set(connection.execute(pinned).scalars())
+    shown = len(moves)
+    while shown and _displayed_key(where, moves[shown - 1].generation) not in known:
+        shown -= 1
+    now, before = ({alias: move.version for alias, move in _aliases(some).items()} for some in (moves, moves[:shown]))
+    generation = moves[-1].generation if moves else 0
+    return Display(generation, now, before, done=shown == len(moves))
+
+
+def _displayed_key(where: str, generation: int) -> str:
+    return fingerprint([where, generation])
 
 
 def _of(model: str) -> sa.Select[Any]:

@@ -5,14 +5,13 @@ this project installed and without pickle.
 """
 
 import json
-import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from components.display import aliases, registry, show, without_password
 from components.errors import AtelierError, GateFailed
 from components.ledger import Alias, Ledger, Move, Superseded, Version
 from components.records import Pointer, Registered, Verdict
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from components.recipe import Promotion
-
-ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
 
 
 def register(
@@ -55,7 +52,7 @@ def register(
     version = next((known for known in ledger.versions(verdict.model) if known.bundle == verdict.bundle.digest), None)
     created = False
     if version is None:
-        with _registry(tracking_uri) as client:
+        with registry(tracking_uri) as client:
             _refuse_strangers(client, tracking_uri, verdict.model, ledger)
             found = _find(client, verdict)
             made = found or _create(client, verdict, bundle, run, tags, description, pointers)
@@ -63,9 +60,8 @@ def register(
         created = found is None and version == made
     if promotion.approvals:
         ledger.pin(version.model, "approvals", version.version, str(promotion.approvals))
-    alias, moved = _place(version, digest, ledger, promotion, generation)
-    if moved:
-        display(tracking_uri, version.model, ledger, only=("challenger",) if alias == "challenger" else ALIASES)
+    alias = _place(version, digest, ledger, promotion, generation)
+    show(tracking_uri, version.model, ledger)
     return Registered(
         model=version.model,
         version=version.version,
@@ -77,29 +73,9 @@ def register(
     )
 
 
-def display(tracking_uri: str, model: str, ledger: Ledger, *, only: Sequence[Alias] = ALIASES) -> tuple[Alias, ...]:
-    """Make MLflow's aliases what the ledger says, and return those that were not."""
-    wanted = {alias: move.version for alias, move in ledger.current(model).items()}
-    with _registry(tracking_uri) as client:
-        shown = _aliases(client, model)
-        changed = tuple(alias for alias in only if shown.get(alias) != wanted.get(alias))
-        for alias in changed:
-            if alias in wanted:
-                client.set_registered_model_alias(model, alias, wanted[alias])
-            else:
-                client.delete_registered_model_alias(model, alias)
-    return changed
-
-
-def aliases(tracking_uri: str, model: str) -> dict[str, str]:
-    """The versions that MLflow's aliases point to, whoever moved them; empty where MLflow does not know the model."""
-    with _registry(tracking_uri) as client:
-        return _aliases(client, model)
-
-
 def versions(tracking_uri: str, model: str) -> list[Version]:
     """The versions in MLflow that Atelier registered, oldest first, as their tags tell; the ledger is not asked."""
-    with _registry(tracking_uri) as client:
+    with registry(tracking_uri) as client:
         held = client.search_model_versions(f"name = '{model}'")
         ours = [_version(version) for version in held if "atelier.bundle" in version.tags]
     return sorted(ours, key=lambda version: int(version.version))
@@ -114,7 +90,7 @@ def pointers_of(tracking_uri: str, model: str, version: str) -> list[Pointer]:
             return list(candidate.pointers)
     if not known:
         raise AtelierError(
-            f"MLflow at {_shown(tracking_uri)} holds no version of {model!r}. `atelier ls` names the models."
+            f"MLflow at {without_password(tracking_uri)} holds no version of {model!r}. `atelier ls` names the models."
         )
     raise AtelierError(f"{model}: {unknown('version', version, [candidate.version for candidate in known])}")
 
@@ -138,21 +114,21 @@ def _refuse_unfit(verdict: Verdict, bundle: Path, tags: Mapping[str, str]) -> No
 
 def _place(
     version: Version, verdict: str, ledger: Ledger, promotion: "Promotion", generation: int
-) -> tuple[Literal["challenger", "champion"], bool]:
-    """The alias that a registered version has in the ledger, and whether it was moved just now."""
+) -> Literal["challenger", "champion"]:
+    """The alias that a registered version has in the ledger, which it is given where it has none."""
     current = ledger.current(version.model)
     first = "champion" not in current
     if not first and current["champion"].version == version.version:
-        return "champion", False
+        return "champion"
     if promotion.approvals == 0 and (first or promotion.policy == "auto"):
         reason = "the first version that passed its gates" if first else "it passed its gates, and the policy is auto"
         try:
             _move(ledger, version, "champion", verdict, generation, reason)
-            return "champion", True
+            return "champion"
         except Superseded:
             pass  # it was judged against another champion than there is now: a person may look at it
-    move = _move(ledger, version, "challenger", verdict, None, "it passed its gates")
-    return "challenger", move != current.get("challenger")
+    _move(ledger, version, "challenger", verdict, None, "it passed its gates")
+    return "challenger"
 
 
 def _move(ledger: Ledger, version: Version, alias: Alias, verdict: str, generation: int | None, reason: str) -> Move:
@@ -181,8 +157,9 @@ def _refuse_strangers(client: "MlflowClient", tracking_uri: str, model: str, led
     """Raise an `AtelierError` where the ledger knows versions and this registry holds none of the model."""
     if ledger.versions(model) and not client.search_model_versions(f"name = '{model}'", max_results=1):
         raise AtelierError(
-            f"the ledger {ledger.shown} knows versions of {model}, but MLflow at {_shown(tracking_uri)} holds none: "
-            "the two do not belong together. Point MLFLOW_TRACKING_URI and ATELIER_LEDGER_URL at a pair that does."
+            f"the ledger {ledger.shown} knows versions of {model}, but MLflow at {without_password(tracking_uri)} "
+            "holds none: the two do not belong together. Point MLFLOW_TRACKING_URI and ATELIER_LEDGER_URL at a pair "
+            "that does."
         )
 
 
@@ -274,28 +251,3 @@ def _version(found: "ModelVersion") -> Version:
         pointers=json.loads(tags["pointers"]),
         created=created.isoformat(timespec="microseconds").replace("+00:00", "Z"),
     )
-
-
-def _aliases(client: "MlflowClient", model: str) -> dict[str, str]:
-    held = client.search_registered_models(f"name = '{model}'")
-    return {alias: str(version) for registered in held for alias, version in registered.aliases.items()}
-
-
-@contextmanager
-def _registry(tracking_uri: str) -> "Iterator[MlflowClient]":
-    """MLflow's client; what goes wrong with it is told in one paragraph."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield MlflowClient(tracking_uri, registry_uri=tracking_uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise AtelierError(
-            f"the registry of MLflow at {_shown(tracking_uri)} refused: {' '.join(str(error).split())}. Mend that and "
-            "run the recipe again: what was trained is kept."
-        ) from error
-
-
-def _shown(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", uri)

@@ -63,10 +63,10 @@ def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, r
         actor=getpass.getuser(),
         reason=reason,
     )
-    from components import registration
+    from components import display
     from flows import champions
 
-    registration.display(place.tracking_uri, version.model, ledger)
+    display.show(place.tracking_uri, version.model, ledger)
     package = champions.package(version.model, place)
     assert package is not None, "a champion was moved to just now"
     return Promoted(move, package.tag)

@@ -15,7 +15,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from components import bundle, families, mlflow_model, registration, sampling
+from components import bundle, display, families, mlflow_model, registration, sampling
 from components.controls import PublicControl
 from components.errors import AtelierError, GateFailed
 from components.ledger import Ledger
@@ -134,7 +134,7 @@ def test_the_first_version_becomes_champion(place: Place) -> None:
     registered = place.register(verdict)
     assert (registered.version, registered.created, registered.alias) == ("1", True, "champion")
     assert registered.verdict == verdict.fingerprint() == place.ledger.passing("fashion", verdict.bundle.digest)
-    assert registration.aliases(place.tracking_uri, "fashion") == {"champion": "1"}
+    assert display.aliases(place.tracking_uri, "fashion") == {"champion": "1"}
     version = place.client.get_model_version("fashion", "1")
     assert version.description == "A small one." and version.run_id == registered.run
     wanted = {**LINEAGE, "family": "vae", "bundle": verdict.bundle.digest, "verdict": registered.verdict}
@@ -155,21 +155,21 @@ def test_the_next_version_is_a_challenger_until_a_person_moves_it(place: Place) 
     place.register(place.verdict("fashion"))
     second = place.register(place.verdict("fashion", seed=1))
     assert (second.version, second.alias) == ("2", "challenger")
-    assert registration.aliases(place.tracking_uri, "fashion") == {"champion": "1", "challenger": "2"}
+    assert display.aliases(place.tracking_uri, "fashion") == {"champion": "1", "challenger": "2"}
 
 
 def test_the_policy_auto_moves_champion_and_keeps_the_old_one_as_previous(place: Place) -> None:
     place.register(place.verdict("fashion"))
     second = place.register(place.verdict("fashion", seed=1), Promotion(policy="auto"))
     assert second.alias == "champion"
-    assert registration.aliases(place.tracking_uri, "fashion") == {"champion": "2", "previous": "1"}
+    assert display.aliases(place.tracking_uri, "fashion") == {"champion": "2", "previous": "1"}
 
 
 @pytest.mark.parametrize("policy", ["manual", "auto"])
 def test_nothing_is_promoted_without_the_approvals_that_are_asked_for(place: Place, policy: str) -> None:
     registered = place.register(place.verdict("fashion"), Promotion(policy=policy, approvals=1))
     assert registered.alias == "challenger"
-    assert registration.aliases(place.tracking_uri, "fashion") == {"challenger": "1"}
+    assert display.aliases(place.tracking_uri, "fashion") == {"challenger": "1"}
     assert "champion" not in place.ledger.current("fashion")
 
 
@@ -178,7 +178,7 @@ def test_a_champion_that_changed_since_the_gates_is_not_replaced(place: Place) -
     place.register(place.verdict("fashion"))
     late = place.register(place.verdict("fashion", seed=1), Promotion(policy="auto"), decided_on=seen)
     assert late.alias == "challenger"
-    assert registration.aliases(place.tracking_uri, "fashion") == {"champion": "1", "challenger": "2"}
+    assert display.aliases(place.tracking_uri, "fashion") == {"champion": "1", "challenger": "2"}
 
 
 def test_the_same_bundle_is_registered_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,17 +219,6 @@ def test_bytes_that_changed_after_the_gates_are_refused(place: Place) -> None:
     with pytest.raises(AtelierError, match="changed after the gates"):
         place.register(verdict)
     assert place.client.search_registered_models() == []
-
-
-def test_display_puts_an_alias_back_that_someone_moved(place: Place) -> None:
-    place.register(place.verdict("fashion"))
-    place.register(place.verdict("fashion", seed=1))
-    place.client.set_registered_model_alias("fashion", "champion", "2")
-    place.client.set_registered_model_alias("fashion", "previous", "2")
-    changed = registration.display(place.tracking_uri, "fashion", place.ledger)
-    assert set(changed) == {"champion", "previous"}
-    assert registration.aliases(place.tracking_uri, "fashion") == {"champion": "1", "challenger": "2"}
-    assert registration.display(place.tracking_uri, "fashion", place.ledger) == ()
 
 
 def test_restore_finds_its_pointers_without_a_ledger(place: Place) -> None:
