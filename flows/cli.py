@@ -184,6 +184,24 @@ def history(model: str, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def trace(
+    what: Annotated[str, typer.Argument(metavar="FILE|REQUEST-ID|BENTO", help="A sample, a JSON answer, ...")],
+    manifest: Annotated[Path | None, typer.Option(help="The manifest of a sample that carries none inside.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what made a sample, back to the data, and whether it was altered since: exit code 0 intact, 2 otherwise."""
+    from flows import tracing
+
+    told = tracing.trace(_enter(Path.cwd()), what, manifest=manifest)
+    if as_json:
+        _print_json(told)
+    else:
+        _console().print(tracing.report(told))
+    if not told["intact"]:
+        raise typer.Exit(2)
+
+
+@app.command()
 def approve(
     model: Annotated[str, typer.Argument(metavar="MODEL@VERSION")],
     name: Annotated[str, typer.Option("--as", help="The approver; `atelier keys init-approver` makes one.")],
