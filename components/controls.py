@@ -37,9 +37,7 @@ def schema(controls: dict[str, PublicControl]) -> type[Strict]:
     for name, control in controls.items():
         kind = type(control.default)
         kind = float if kind is int and control.at_least is not None and control.at_least % 1 else kind
-        bounds: dict[str, Any] = {"ge": control.at_least, "le": control.at_most}
-        fields[name] = (
-            kind,
-            Field(control.default, **{key: value for key, value in bounds.items() if value is not None}),
-        )
+        told = None if control.choices is None else {"enum": list(control.choices)}
+        rules: dict[str, Any] = {"ge": control.at_least, "le": control.at_most, "json_schema_extra": told}
+        fields[name] = (kind, Field(control.default, **{key: rule for key, rule in rules.items() if rule is not None}))
     return create_model("Controls", __base__=Strict, **fields)
