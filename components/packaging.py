@@ -15,19 +15,85 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import model_card
 from components.closure import ROOT, Closure, closure
 from components.errors import AtelierError
-from components.records import Artifact, Package, Registered, fingerprint
+from components.records import Artifact, Package, Verdict, fingerprint
 from components.server import environment, last_lines, refuse_taken, serve, smoke
-from components.store import Store, aside, digest_of, write_atomically
+from components.store import Store, aside, digest_of, file_sha256, write_atomically
 
 if TYPE_CHECKING:
     from components.ledger import Version
+    from components.provenance import Signer
 
 __all__ = ["package", "refuse_taken", "serve", "smoke"]
 
 SERVICE = "serving.service:Generator"
 ALIASES = ("champion", "challenger", "previous")
+# What no import names: uvicorn takes the first two where they are there, FastAPI the third for forms.
+UNNAMED = ("uvloop", "httptools", "python-multipart")
+IN_A_CONTAINER = {"BENTOML_HOST": "0.0.0.0", "ATELIER_KEYS": model_card.KEYS}
+
+
+def package(
+    version: "Version",
+    bundle: Path,
+    *,
+    verdict: Verdict,
+    licence: str | None,
+    signer: "Signer",
+    store: Store,
+    home: Path,
+) -> Package:
+    """The Bento of a registered version in the Bento store `home`, with the sample that it drew as proof.
+
+    `bundle` is the folder of its bytes, `verdict` the one that passed it, `licence` that of its data. The Bento has the
+    tag `MODEL:vVERSION-...` and is built and tried once; it stays as it was proven, whatever the code is now, since its
+    verdict was about that code. One that was changed or lost a part is made anew. Raises an `AtelierError` where the
+    bundle is not what was registered, the build fails, or the smoke test does.
+    """
+    home = home.resolve()
+    known = find(version, home=home)
+    if known is not None:
+        return proven(version, known, store=store, home=home)
+    _refuse_changed(version, bundle)
+    card = json.loads((bundle / "config.json").read_bytes())
+    code = closure(_roots(card["family"], card["modality"]))
+    requirements = pinned([*code.versions(), *UNNAMED])
+    told = model_card.text(version, verdict, bundle, licence=licence)
+    content = fingerprint([_release(version), code.digests(), _pages(), requirements, told])
+    tag = f"{version.model}:v{version.version}-{content.removeprefix('sha256:')[:12]}"
+    with aside(home) as second:
+        _lend(home, second, version)
+        _build(second, tag, version, bundle, code, requirements, told)
+        bento = second / _bento_path(tag)
+        drawn = smoke(tag, version=version, spec=card["spec"], home=second)
+        (bento / "smoke").mkdir()
+        (bento / "smoke" / f"sample{drawn.suffix}").write_bytes(drawn.payload)
+        _sign(bento, second, version, licence, signer)
+        _publish(second, home, version)
+    return proven(version, tag, store=store, home=home)
+
+
+def find(version: "Version", *, home: Path) -> str | None:
+    """The tag of a version's Bento in the store `home`, if it is there whole with its Bento model: as proven."""
+    for bento in sorted((home / "bentos" / version.model).glob(f"v{version.version}-*")):
+        if _is_whole(bento, home, version):
+            return f"{version.model}:{bento.name}"
+    return None
+
+
+def proven(version: "Version", tag: str, *, store: Store, home: Path) -> Package:
+    """The Bento of that tag, the sample of its smoke test in the store, where it is put if it is not there."""
+    folder = home / _bento_path(tag)
+    sample = Artifact(kind="sample", digest=digest_of(folder / "smoke"))
+    if not store.holds(sample):
+        with store.writing("sample") as draft:
+            shutil.copytree(folder / "smoke", draft.directory, dirs_exist_ok=True)
+    return Package(
+        tag=tag, path=str(folder), model=version.model, version=version.version,
+        bundle=Artifact(kind="bundle", digest=version.bundle), sample=sample,
+    )  # fmt: skip
 
 
 def bento_model(model: str, digest: str) -> str:
@@ -43,48 +109,6 @@ def served(version: "Version") -> dict[str, Any]:
         "bento_model": bento_model(version.model, version.bundle),
         "trace": trace | {"commit": version.commit or "none"},
     }
-
-
-def package(
-    registered: Registered, bundle: Path, *, release: int, trace: Mapping[str, str], store: Store, home: Path
-) -> Package:
-    """The Bento of one release of a registered version, in the Bento store `home`, with the sample it drew as proof.
-
-    `trace` leads back to the data: the names `data`, `run`, `recipe`, `commit`, `verdict`. The same content has the
-    same tag and is built and tried once; a release that is packaged stays as it was proven, whatever the code is now,
-    since its verdict was about that code. Raises an `AtelierError` where the bundle is not what was registered, the
-    build fails, or the smoke test does.
-    """
-    _refuse_changed(registered, bundle)
-    card = json.loads((bundle / "config.json").read_bytes())
-    code = closure(_roots(card["family"], card["modality"]))
-    record = _release(registered, release, trace)
-    requirements = pinned(code.versions())
-    content = fingerprint([record, code.digests(), requirements])
-    home = home.resolve()
-    tag = _packaged(home, registered.model, release, record)
-    tag = tag or f"{registered.model}:r{release}-{content.removeprefix('sha256:')[:12]}"
-    bento = home / "bentos" / tag.replace(":", "/")
-
-    def proof(where: Path) -> Artifact:
-        side = card["spec"]["size"]
-        digest = registered.bundle.digest
-        return smoke(tag, model=registered.model, digest=digest, size=(side, side), home=where, store=store)
-
-    if not bento.is_dir():
-        with aside(home) as second:
-            _lend(home, second, record, registered)
-            _build(second, tag, bundle, record, code, requirements)
-            _note(second / bento.relative_to(home), proof(second))
-            _publish(second, home)
-    elif (sample := _noted(bento)) is None or not store.holds(sample):
-        _note(bento, proof(home))
-    sample = _noted(bento)
-    assert sample is not None, "written above"
-    return Package(
-        tag=tag, path=str(bento), model=registered.model, version=registered.version,
-        bundle=registered.bundle, sample=sample,
-    )  # fmt: skip
 
 
 def pinned(libraries: Iterable[str]) -> list[str]:
@@ -113,20 +137,12 @@ def pinned(libraries: Iterable[str]) -> list[str]:
     return [pins[name] for name in sorted(pins)]
 
 
-def _packaged(home: Path, model: str, release: int, record: Mapping[str, Any]) -> str | None:
-    """The tag of the Bento that this release is packaged as, if it is."""
-    for bento in sorted((home / "bentos" / model).glob(f"r{release}-*")):
-        if json.loads((bento / "src/release.json").read_bytes()) == record:
-            return f"{model}:{bento.name}"
-    return None
-
-
-def _refuse_changed(registered: Registered, bundle: Path) -> None:
+def _refuse_changed(version: "Version", bundle: Path) -> None:
     found = digest_of(bundle) if bundle.is_dir() else "no folder"
-    if found != registered.bundle.digest:
+    if found != version.bundle:
         raise AtelierError(
-            f"the bundle of {registered.model} {registered.version} in {bundle} is {found}, not the registered "
-            f"{registered.bundle.digest}. Bring it back with `atelier restore {registered.model}@{registered.version}`."
+            f"the bundle of {version.model} {version.version} in {bundle} is {found}, not the registered "
+            f"{version.bundle}. Bring it back with `atelier restore {version.model}@{version.version}`."
         )
 
 
@@ -136,54 +152,53 @@ def _roots(family: str, modality: str) -> list[str]:
     return ["serving.service", f"components.families.{family}", *parts]
 
 
-def _release(registered: Registered, number: int, trace: Mapping[str, str]) -> dict[str, Any]:
-    """The release record, as `serving/release.py` reads it. A tag of BentoML's has at most 63 letters."""
-    served = {
-        "version": registered.version,
-        "digest": registered.bundle.digest,
-        "bento_model": f"{registered.model}:{registered.bundle.digest.removeprefix('sha256:')[:32]}",
-        "trace": dict(trace),
-    }
-    return {"schema": 1, "number": number, "models": {registered.model: served}}
+def _pages() -> dict[str, str]:
+    """sha256 of the files that the service shows, such as the playground."""
+    shown = (path for path in sorted((ROOT / "serving").rglob("*")) if path.suffix in (".html", ".css", ".js", ".svg"))
+    return {path.relative_to(ROOT).as_posix(): file_sha256(path) for path in shown}
 
 
-def _lend(home: Path, aside: Path, record: Mapping[str, Any], registered: Registered) -> None:
-    """Show the home aside the Bento model that is already there; one whose bytes have changed is thrown away."""
-    path = _model_path(record, registered.model)
-    if not (home / path).is_dir():
-        return
-    if digest_of(home / path / "bundle") != registered.bundle.digest:
-        shutil.rmtree(home / path)
-        return
-    (aside / path).parent.mkdir(parents=True)
-    (aside / path).symlink_to(home / path)
+def _release(version: "Version") -> dict[str, Any]:
+    """The release record of a Bento: its one version, as champion. It follows no ledger, so it has the number 0."""
+    model = {"champion": version.version, "challenger": None, "previous": None}
+    versions = {version.version: served(version)}
+    return {"schema": 2, "number": 0, "models": {version.model: {**model, "versions": versions}}}
+
+
+def _lend(home: Path, aside: Path, version: "Version") -> None:
+    """Show the home aside the Bento model that is already there, if its bytes are still what they were."""
+    path = _model_path(version)
+    if (home / path / "model.yaml").is_file() and digest_of(home / path / "bundle") == version.bundle:
+        (aside / path).parent.mkdir(parents=True)
+        (aside / path).symlink_to(home / path)
 
 
 def _build(
-    aside: Path, tag: str, bundle: Path, record: Mapping[str, Any], code: Closure, requirements: list[str]
+    aside: Path, tag: str, version: "Version", bundle: Path, code: Closure, requirements: list[str], told: str
 ) -> None:
     """Have BentoML build the Bento in the home aside, from a folder that holds the code and the record only."""
     name, _, label = tag.partition(":")
-    served = record["models"][name]
-    labels = {"release": str(record["number"]), "version": served["version"], "digest": served["digest"]}
+    entry = served(version)
+    labels = {"version": version.version, "digest": version.bundle}
     with tempfile.TemporaryDirectory(dir=aside) as context:
-        for file in code.files:
+        for file in (*code.files, *_pages()):
             target = Path(context, file)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / file, target)
-        Path(context, "release.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        Path(context, "release.json").write_text(json.dumps(_release(version), indent=2, sort_keys=True) + "\n")
         job = {
-            "model": served["bento_model"],
+            "model": entry["bento_model"],
             "bundle": str(bundle.resolve()),
             "labels": labels,
             "build": {
                 "service": SERVICE,
                 "name": name,
                 "version": label,
-                "labels": labels | served["trace"],
-                "description": _description(name, served, record["number"]),
-                "models": [served["bento_model"]],
+                "labels": labels | entry["trace"],
+                "description": told,
+                "models": [entry["bento_model"]],
                 "python": {"packages": requirements, "lock_packages": False},
+                "docker": {"env": IN_A_CONTAINER},
                 "build_ctx": context,
             },
         }
@@ -195,20 +210,55 @@ def _build(
         raise AtelierError(f"BentoML could not build {tag}: {last_lines(done.stderr)}")
 
 
-def _description(model: str, served: Mapping[str, Any], number: int) -> str:
-    facts = {"digest": served["digest"], **served["trace"]}
-    lines = [f"# {model}, version {served['version']}, release {number}", ""]
-    return "\n".join(lines + [f"- {name}: `{value}`" for name, value in facts.items()]) + "\n"
+def _sign(bento: Path, home: Path, version: "Version", licence: str | None, signer: "Signer") -> None:
+    """Write `manifest.json`: the sha256 of every file of the Bento and of its model, signed."""
+    from components.provenance import sign_manifest
+
+    manifest: dict[str, Any] = {
+        "schema": 1,
+        "model": version.model,
+        "version": version.version,
+        **served(version),
+        "licence": licence,
+        "files": _hashes(bento),
+        "weights": _hashes(home / _model_path(version) / "bundle"),
+    }
+    signed = json.dumps(sign_manifest(manifest, signer), indent=2, sort_keys=True) + "\n"
+    write_atomically(bento / "manifest.json", signed.encode())
 
 
-def _publish(aside: Path, home: Path) -> None:
-    """Rename what was made aside into the home: the models first, since Bentos name them."""
+def _is_whole(bento: Path, home: Path, version: "Version") -> bool:
+    """Whether a Bento and its model are, byte for byte, what was proven for that version."""
+    try:
+        record = json.loads((bento / "src" / "release.json").read_bytes())
+        files = json.loads((bento / "manifest.json").read_bytes())["files"]
+        same = all(file_sha256(bento / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+    model = home / _model_path(version)
+    held = (model / "model.yaml").is_file() and digest_of(model / "bundle") == version.bundle
+    return same and held and record == _release(version)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in found}
+
+
+def _publish(second: Path, home: Path, version: "Version") -> None:
+    """Rename what was made aside into the home: the models first, since Bentos name them.
+
+    What is there already stays where it is whole, whoever made it; what is damaged gives way.
+    """
     for kind in ("models", "bentos"):
-        for made in (aside / kind).glob("*/*/"):
+        for made in (second / kind).glob("*/*/"):
             if made.is_symlink():
                 continue
-            target = home / made.relative_to(aside)
+            target = home / made.relative_to(second)
             target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir() and not _is_right(target, kind, home, version):
+                with aside(home) as away:
+                    target.rename(away / "changed")
             try:
                 made.rename(target)
             except OSError:
@@ -217,18 +267,18 @@ def _publish(aside: Path, home: Path) -> None:
             write_atomically(target.parent / "latest", target.name.encode())
 
 
-def _model_path(record: Mapping[str, Any], model: str) -> Path:
-    return Path("models", record["models"][model]["bento_model"].replace(":", "/"))
+def _is_right(target: Path, kind: str, home: Path, version: "Version") -> bool:
+    if kind == "bentos":
+        return _is_whole(target, home, version)
+    return (target / "model.yaml").is_file() and digest_of(target / "bundle") == version.bundle
 
 
-def _note(bento: Path, sample: Artifact) -> None:
-    write_atomically(bento / "smoke.json", sample.model_dump_json().encode())
+def _bento_path(tag: str) -> Path:
+    return Path("bentos", tag.replace(":", "/"))
 
 
-def _noted(bento: Path) -> Artifact | None:
-    """The sample of the Bento's smoke test; none where it has not passed one."""
-    path = bento / "smoke.json"
-    return Artifact.model_validate_json(path.read_bytes()) if path.is_file() else None
+def _model_path(version: "Version") -> Path:
+    return Path("models", bento_model(version.model, version.bundle).replace(":", "/"))
 
 
 def _build_here(job: Mapping[str, Any]) -> None:

@@ -141,11 +141,11 @@ class Registered(Record):
     bundle: Artifact
     verdict: str
     created: bool  # False where the registry already held this bundle
-    alias: Literal["challenger", "champion"]
+    alias: Literal["challenger", "champion"] | None  # None until it is appointed
 
 
 class Package(Record):
-    """A Bento of one release, and the sample that its smoke test drew through it."""
+    """The Bento of a version, and the sample that its smoke test drew through it."""
 
     tag: str
     path: str
@@ -161,4 +161,4 @@ class Outcome(Record):
     validated: Validated
     verdicts: tuple[Verdict, ...]
     registered: Registered
-    package: Package | None  # None while no version may be champion yet
+    package: Package

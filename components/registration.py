@@ -6,7 +6,7 @@ this project installed and without pickle.
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,18 +36,15 @@ def register(
     description: str,
     pointers: Sequence[Pointer],
     promotion: "Promotion",
-    decided_on: int | None = None,
 ) -> Registered:
-    """The version of a bundle that passed its gates: made in MLflow, unless it is there already, and given an alias.
+    """The version of a bundle that passed its gates, without an alias: made in MLflow, unless it is there already.
 
     `bundle` is its folder, `run` the MLflow run of its training. `tags` must hold `data` and `recipe`, and may hold
-    `commit` and more; all are set, under `atelier.`, in the call that creates the version. `decided_on` is the ledger's
-    generation that the gates saw, the present one by default: a champion that changed since is not replaced. Raises
-    `GateFailed` for a verdict that failed, and an `AtelierError` for bytes that are not the verdict's.
+    `commit` and more; all are set, under `atelier.`, in the call that creates the version. Raises `GateFailed` for a
+    verdict that failed, and an `AtelierError` for bytes that are not the verdict's.
     """
     _refuse_unfit(verdict, bundle, tags)
     _refuse_lost(tracking_uri, verdict.model, ledger)
-    generation = ledger.generation(verdict.model) if decided_on is None else decided_on
     digest = ledger.record(verdict, run=run)
     version = next((known for known in ledger.versions(verdict.model) if known.bundle == verdict.bundle.digest), None)
     created = False
@@ -60,8 +57,6 @@ def register(
         created = found is None and version == made
     if promotion.approvals:
         ledger.pin(version.model, "approvals", version.version, str(promotion.approvals))
-    alias = _place(version, digest, ledger, promotion, generation)
-    show(tracking_uri, version.model, ledger)
     return Registered(
         model=version.model,
         version=version.version,
@@ -69,8 +64,29 @@ def register(
         bundle=verdict.bundle,
         verdict=digest,
         created=created,
-        alias=alias,
+        alias=None,
     )
+
+
+def appoint(
+    registered: Registered,
+    *,
+    tracking_uri: str,
+    ledger: Ledger,
+    promotion: "Promotion",
+    decided_on: int | None = None,
+    roll_out: Callable[[], object] = lambda: None,
+) -> Registered:
+    """Give a registered version its alias in the ledger, `roll_out` what the ledger says now, and show it in MLflow.
+
+    `decided_on` is the ledger's generation that the gates saw, the present one by default: a champion that changed
+    since is not replaced.
+    """
+    generation = ledger.generation(registered.model) if decided_on is None else decided_on
+    alias = _place(registered, ledger, promotion, generation)
+    roll_out()
+    show(tracking_uri, registered.model, ledger)
+    return registered.model_copy(update={"alias": alias})
 
 
 def versions(tracking_uri: str, model: str) -> list[Version]:
@@ -113,7 +129,7 @@ def _refuse_unfit(verdict: Verdict, bundle: Path, tags: Mapping[str, str]) -> No
 
 
 def _place(
-    version: Version, verdict: str, ledger: Ledger, promotion: "Promotion", generation: int
+    version: Registered, ledger: Ledger, promotion: "Promotion", generation: int
 ) -> Literal["challenger", "champion"]:
     """The alias that a registered version has in the ledger, which it is given where it has none."""
     current = ledger.current(version.model)
@@ -123,20 +139,20 @@ def _place(
     if promotion.approvals == 0 and (first or promotion.policy == "auto"):
         reason = "the first version that passed its gates" if first else "it passed its gates, and the policy is auto"
         try:
-            _move(ledger, version, "champion", verdict, generation, reason)
+            _move(ledger, version, "champion", generation, reason)
             return "champion"
         except Superseded:
             pass  # it was judged against another champion than there is now: a person may look at it
-    _move(ledger, version, "challenger", verdict, None, "it passed its gates")
+    _move(ledger, version, "challenger", None, "it passed its gates")
     return "challenger"
 
 
-def _move(ledger: Ledger, version: Version, alias: Alias, verdict: str, generation: int | None, reason: str) -> Move:
+def _move(ledger: Ledger, version: Registered, alias: Alias, generation: int | None, reason: str) -> Move:
     return ledger.move(
         version.model,
         alias,
         version.version,
-        verdict=verdict,
+        verdict=version.verdict,
         expected_generation=generation,
         actor="recipe",
         reason=reason,

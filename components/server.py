@@ -3,7 +3,6 @@
 The server runs from the Bento's own folder with no path into this checkout, so that what answers is what was packaged.
 """
 
-import io
 import json
 import os
 import signal
@@ -14,15 +13,19 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+from components import modalities
 from components.errors import AtelierError
-from components.records import Artifact
-from components.store import Store
+
+if TYPE_CHECKING:
+    from components.ledger import Version
 
 READY_SECONDS = 90.0  # a start takes about 3 on two idle cores, and many times that on a busy machine
 LOG_LINES = 8
@@ -30,17 +33,18 @@ LOG_LINES = 8
 Answer = tuple[int, Message, bytes]
 
 
-def serve(tag: str, *, home: Path, host: str, port: int) -> None:
+def serve(tag: str, *, home: Path, host: str, port: int, settings: Mapping[str, str] | None = None) -> None:
     """Run the server of a Bento of the store `home` in the foreground until Ctrl-C or SIGTERM, which end it whole.
 
-    Raises an `AtelierError` where the Bento is not there, the address cannot be had, or the server ends by itself.
+    `settings` are the service's own variables, `ATELIER_...`: it sees no others of them. Raises an `AtelierError` where
+    the Bento is not there, the address cannot be had, or the server ends by itself.
     """
     folder = place(tag, home=home)
     refuse_taken(host, port)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen(
-        _command(tag, host, port), cwd=folder, env=environment(home), process_group=0,
-        stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(),
+        _command([sys.executable], tag, host, port), cwd=folder, env=environment(home) | dict(settings or {}),
+        process_group=0, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(),
     )  # fmt: skip
     server = Server(process)
     try:
@@ -56,37 +60,51 @@ def serve(tag: str, *, home: Path, host: str, port: int) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def smoke(tag: str, *, model: str, digest: str, size: tuple[int, int], home: Path, store: Store) -> Artifact:
-    """Serve a built Bento as a user would and question it; the picture it drew, as an artifact `sample`.
+@dataclass(frozen=True)
+class Drawn:
+    """A sample that a server answered with, and the suffix of a file that holds one."""
+
+    payload: bytes
+    suffix: str
+
+
+def smoke(tag: str, *, version: "Version", spec: Mapping[str, Any], home: Path) -> Drawn:
+    """Serve a built Bento as a user would and question it; the sample that it drew.
 
     Raises an `AtelierError` with the server's last words where it does not start in time, or fails `question`.
     """
-    with _running(tag, home=home) as url:
-        picture = question(url, model=model, digest=digest, size=size)
-    with store.writing("sample") as draft:
-        (draft.directory / "sample.png").write_bytes(picture)
-    return draft.artifact
+    with running([sys.executable], tag, home=home) as url:
+        return question(url, model=version.model, digest=version.bundle, modality=version.modality, spec=spec)
 
 
-def question(url: str, *, model: str, digest: str, size: tuple[int, int]) -> bytes:
-    """A picture of `size` pixels, as PNG, from the server at `url`.
+def question(url: str, *, model: str, digest: str, modality: str, spec: Mapping[str, Any]) -> Drawn:
+    """A sample of seed 0 from the server at `url`, in the model's own media type.
 
-    Raises an `AtelierError` where the server answers from other bytes than `digest`, draws two pictures from one
-    seed, or takes a control that the model does not have.
+    Raises an `AtelierError` where the server answers from other bytes than `digest`, in another media type than its
+    modality's, or with what that modality's codec refuses for a model of this `spec`; where it draws two samples from
+    one seed, or takes a control that the model does not have.
     """
-    asked = {"model": model, "seed": 0, "format": "png"}
-    status, headers, picture = _post(url, asked)
+    codec = modalities.part(modality, "codec")
+    told = _media_type(url, model)
+    if told != codec.MEDIA_TYPE:
+        raise AtelierError(
+            f"{model} says that it answers in {told}, and a model of {modality} does in {codec.MEDIA_TYPE}"
+        )
+    asked = {"model": model, "seed": 0}
+    status, headers, sample = _ask(f"{url}/v1/generate", asked, accept=_bare(told))
     if status != 200:
-        raise AtelierError(f"{model} answered {status} to {asked}: {_text(picture)}")
+        raise AtelierError(f"{model} answered {status} to {asked}: {_text(sample)}")
     if headers["X-Model-Digest"] != digest:
         raise AtelierError(f"{model} answered from {headers['X-Model-Digest']} instead of {digest}")
-    _refuse_picture(picture, size)
-    if _post(url, asked)[2] != picture:
+    if _bare(headers["Content-Type"] or "") != _bare(told):
+        raise AtelierError(f"{model} answered in {headers['Content-Type']} instead of {told}")
+    _refuse_sample(sample, codec, spec)
+    if _ask(f"{url}/v1/generate", asked, accept=_bare(told))[2] != sample:
         raise AtelierError(f"{model} drew two different samples from one seed; its family must draw from it alone")
-    status, _, answer = _post(url, asked | {"controls": {"no-such-control": 1}})
+    status, _, answer = _ask(f"{url}/v1/generate", asked | {"controls": {"no-such-control": 1}})
     if status != 400:
         raise AtelierError(f"{model} answered {status} to a control that it does not have: {_text(answer)}")
-    return picture
+    return Drawn(sample, codec.SUFFIX)
 
 
 def place(tag: str, *, home: Path) -> Path:
@@ -98,9 +116,13 @@ def place(tag: str, *, home: Path) -> Path:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What BentoML's processes see: its home, no telemetry, and no path into this checkout."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "true"}
+    """What BentoML's processes see: its home, no telemetry, no path into this checkout, no setting of the service."""
+    kept = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("ATELIER_")
+    }
+    quiet = {"BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "true"}
+    # A Bento stays as it was signed, file for file.
+    return kept | quiet | {"BENTOML_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def last_lines(text: str) -> str:
@@ -143,13 +165,16 @@ class Server:
 
 
 @contextmanager
-def _running(tag: str, *, home: Path) -> Iterator[str]:
-    """The address of a server of the Bento that is ready; it is stopped with all its processes at the end."""
+def running(python: Sequence[str], tag: str, *, home: Path) -> Iterator[str]:
+    """The address of a server of the Bento that is ready; it is stopped with all its processes at the end.
+
+    `python` starts the interpreter that it runs in.
+    """
     folder, port = place(tag, home=home), _free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            _command(tag, "127.0.0.1", port), cwd=folder,
-            env=environment(home) | {"PYTHONDONTWRITEBYTECODE": "1"},  # the Bento stays as it was built
+            _command(python, tag, "127.0.0.1", port), cwd=folder,
+            env=environment(home),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         server = Server(process)
@@ -188,10 +213,20 @@ def _workers(server: int) -> set[Any]:
     return found
 
 
-def _post(url: str, body: Mapping[str, Any]) -> Answer:
-    request = urllib.request.Request(
-        f"{url}/v1/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
+def _media_type(url: str, model: str) -> str:
+    """What the server's own list of models says that this one answers in."""
+    status, _, answer = _ask(f"{url}/v1/models")
+    try:
+        cards = {card["id"]: card for card in json.loads(answer)["data"]}
+        return str(cards[model]["media_type"])
+    except (ValueError, KeyError, TypeError):
+        raise AtelierError(f"the server does not list {model}: it answered {status} with {_text(answer)}") from None
+
+
+def _ask(url: str, body: Mapping[str, Any] | None = None, *, accept: str = "application/json") -> Answer:
+    """What the server answers to a GET, or to a POST of a body."""
+    sent = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, sent, {"Content-Type": "application/json", "Accept": accept})
     try:
         with _opener().open(request, timeout=60) as answer:
             return answer.status, answer.headers, answer.read()
@@ -204,21 +239,24 @@ def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _refuse_picture(payload: bytes, size: tuple[int, int]) -> None:
-    from PIL import Image
-
+def _refuse_sample(payload: bytes, codec: ModuleType, spec: Mapping[str, Any]) -> None:
+    if not payload:
+        raise AtelierError("an empty sample was answered")
     try:
-        with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
-            picture.load()
-            found = picture.size
-    except (OSError, SyntaxError) as error:
-        raise AtelierError(f"what was answered is no PNG: {error}") from None
-    if found != size:
-        raise AtelierError(f"a picture of {found[0]} x {found[1]} pixels was answered instead of {size[0]} x {size[1]}")
+        codec.judge(payload, spec)
+    except Exception as error:  # noqa: BLE001 - a decoder raises anything at all on bytes that are none of its own
+        raise AtelierError(
+            f"what was answered is no {_bare(codec.MEDIA_TYPE)}: {' '.join(str(error).split())}"
+        ) from None
 
 
-def _command(tag: str, host: str, port: int) -> list[str]:
-    return [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
+def _bare(media_type: str) -> str:
+    """A media type without its parameters."""
+    return media_type.partition(";")[0].strip()
+
+
+def _command(python: Sequence[str], tag: str, host: str, port: int) -> list[str]:
+    return [*python, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
 
 
 def _free_port() -> int:

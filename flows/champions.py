@@ -1,62 +1,76 @@
-"""The champion of a model, as the ledger names it: found, brought back, packaged; without Prefect and MLflow."""
+"""The champion of a model and the Bentos of versions: found, brought back, packaged; without Prefect and MLflow."""
 
-from components import packaging, versioning
-from components.ledger import Ledger, Move, Version
+from components import packaging
+from components.ledger import Ledger, Version
+from components.provenance import Signer
 from components.records import Artifact, Package, Registered
 from components.store import Store
+from flows import keys
 from flows.workspace import Workspace
 
 
 def find(model: str, place: Workspace) -> Registered | None:
     """The champion, its bundle brought back from DVC where the store has lost it; None where there is none yet."""
-    named = _named(model, place)
-    return None if named is None else _brought_back(named[0], place)
+    champion = _champion(model, place)
+    if champion is None:
+        return None
+    return Registered(
+        model=champion.model,
+        version=champion.version,
+        run=champion.run,
+        bundle=_brought_back(champion, place),
+        verdict=champion.verdict,
+        created=False,
+        alias="champion",
+    )
 
 
 def package(model: str, place: Workspace) -> Package | None:
     """The Bento of the champion, built and proven once; None where there is no champion yet."""
-    named = _named(model, place)
-    if named is None:
-        return None
-    version, move = named
-    champion, store = _brought_back(version, place), Store(place.store)
+    champion = _champion(model, place)
+    return None if champion is None else package_version(champion, place)
+
+
+def package_version(version: Version, place: Workspace) -> Package:
+    """The Bento of a registered version; built and proven where it is not there, its bundle brought back for that."""
+    store = Store(place.store)
+    tag = packaging.find(version, home=place.bentos)
+    if tag is not None:
+        return packaging.proven(version, tag, store=store, home=place.bentos)
+    ledger = Ledger(place.ledger_url)
+    verdict = ledger.verdict(version.verdict)
+    assert verdict is not None, "nothing is registered whose verdict is not in the ledger"
+    bundle = _brought_back(version, place)
+    keys.init_signing(place)
     return packaging.package(
-        champion,
-        store.path(champion.bundle),
-        release=move.generation,
-        trace={
-            "data": version.data,
-            "run": version.run,
-            "recipe": version.recipe,
-            "commit": version.commit or "none",
-            "verdict": version.verdict,
-        },
+        version,
+        store.path(bundle),
+        verdict=verdict,
+        licence=ledger.pinned(version.model, "licence", version.version),
+        signer=Signer.read(keys.signing_key(place)),
         store=store,
         home=place.bentos,
     )
 
 
-def _named(model: str, place: Workspace) -> tuple[Version, Move] | None:
-    """The champion's version and the move that made it champion, read once: a promotion in between cannot mix two."""
+def ready(version: Version, place: Workspace) -> str:
+    """The tag of a version's Bento, which is made first where it is missing."""
+    return packaging.find(version, home=place.bentos) or package_version(version, place).tag
+
+
+def _champion(model: str, place: Workspace) -> Version | None:
     ledger = Ledger(place.ledger_url)
     move = ledger.current(model).get("champion")
-    if move is None:
-        return None
-    return next(entry for entry in ledger.versions(model) if entry.version == move.version), move
+    return None if move is None else next(v for v in ledger.versions(model) if v.version == move.version)
 
 
-def _brought_back(version: Version, place: Workspace) -> Registered:
+def _brought_back(version: Version, place: Workspace) -> Artifact:
+    """The bundle of a version, in the store again where it was lost."""
+    from components import versioning
+
     pointer = next(pointer for pointer in version.pointers if pointer.kind == "bundle")
     bundle, store = Artifact(kind=pointer.kind, digest=pointer.digest), Store(place.store)
     if not store.holds(bundle):
         with store.writing(bundle.kind) as draft:
             versioning.Archive(place.dvc).bring(pointer, draft.directory)
-    return Registered(
-        model=version.model,
-        version=version.version,
-        run=version.run,
-        bundle=bundle,
-        verdict=version.verdict,
-        created=False,
-        alias="champion",
-    )
+    return bundle

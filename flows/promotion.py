@@ -1,4 +1,4 @@
-"""Promotion and rollback as a person asks for them: one compare-and-set on the ledger, shown in MLflow, packaged."""
+"""Promotion and rollback as a person asks for them: one compare-and-set on the ledger, rolled out, shown in MLflow."""
 
 import getpass
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from components import display
 from components.errors import AtelierError
 from components.ledger import Ledger, Move, Version
-from flows import listing
+from flows import champions, listing, rollout
 from flows.workspace import Workspace
 
 
@@ -54,6 +55,8 @@ def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, r
     held = ledger.current(version.model).get("champion")
     if held is not None and held.version == version.version:
         raise AtelierError(f"{version.model}@{version.version} is the champion already.")
+    ledger.refuse_unapproved(version.model, version.version)  # before the work, and again as it is moved
+    tag = champions.ready(version, place)  # no champion is in the ledger whose Bento cannot be made
     move = ledger.move(
         version.model,
         "champion",
@@ -63,13 +66,9 @@ def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, r
         actor=getpass.getuser(),
         reason=reason,
     )
-    from components import display
-    from flows import champions
-
+    rollout.publish(place)  # what is served does not wait for MLflow
     display.show(place.tracking_uri, version.model, ledger)
-    package = champions.package(version.model, place)
-    assert package is not None, "a champion was moved to just now"
-    return Promoted(move, package.tag)
+    return Promoted(move, tag)
 
 
 def history(place: Workspace, model: str) -> dict[str, Any]:

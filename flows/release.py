@@ -1,8 +1,8 @@
-"""The release flow: the champion of a model becomes a Bento that has answered once, and the next to be served."""
+"""The release flow: a registered version becomes a Bento that has answered once, and may get an alias then."""
 
 from prefect import flow
 
-from components.records import Package
+from components.records import Package, Registered
 from flows import tasks, unclosed
 from flows.stage import step
 from flows.workspace import Workspace
@@ -10,8 +10,12 @@ from flows.workspace import Workspace
 
 @step
 @flow(
-    name="release", flow_run_name="{model}", validate_parameters=False, persist_result=False, on_running=[unclosed.note]
+    name="release",
+    flow_run_name="{registered.model}",
+    validate_parameters=False,
+    persist_result=False,
+    on_running=[unclosed.note],
 )
-def release(model: str, place: Workspace) -> Package | None:
-    """Package the champion of a model and prove it by a sample drawn through the served Bento; None without one."""
-    return tasks.package(model, place)
+def release(registered: Registered, place: Workspace) -> Package:
+    """Package a registered version, and prove it by a sample drawn through the served Bento."""
+    return tasks.package(registered, place)

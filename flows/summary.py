@@ -102,8 +102,8 @@ def publish(outcome: Outcome, place: Workspace) -> Path:
         pictures = store.path(verdict.scores.pictures)
         write_atomically(folder / f"{verdict.candidate}.png", (pictures / "generated.png").read_bytes())
         write_atomically(folder / "held_out.png", (pictures / "held_out.png").read_bytes())
-    if outcome.package is not None:
-        write_atomically(folder / "served.png", (store.path(outcome.package.sample) / "sample.png").read_bytes())
+    for sample in store.path(outcome.package.sample).iterdir():
+        write_atomically(folder / f"served{sample.suffix}", sample.read_bytes())
     return folder
 
 
@@ -111,14 +111,13 @@ def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, secon
     """Where things are, and what to do next, a line each."""
     done, model = outcome.registered, outcome.registered.model
     docs = Store(place.store).path(outcome.validated.docs) / "index.html"
-    bento = outcome.package.tag if outcome.package else "none yet: it waits for approvals"
     known = "" if done.created else ", registered before"
     ask = f"""-H 'Content-Type: application/json' -d '{{"model": "{model}", "seed": 7}}' -o sample.png"""
     return "\n".join(
         [
             f"[bold]registered[/bold]   {model}@{done.version}, {done.alias}{known}",
-            f"[bold]bento[/bold]        {bento}",
-            f"[bold]pictures[/bold]     {pages}/: one sheet per candidate, held_out.png, served.png",
+            f"[bold]bento[/bold]        {outcome.package.tag}",
+            f"[bold]pictures[/bold]     {pages}/: one sheet per candidate, held_out.png, served.*",
             f"[bold]data checks[/bold]  {docs}",
             f"[bold]time[/bold]         {seconds:.0f} s, of it {seconds - board.own_seconds():.0f} s orchestration",
             "",
@@ -138,7 +137,7 @@ def as_json(path: Path, outcome: Outcome, board: Board, seconds: float) -> dict[
         "alias": outcome.registered.alias,
         "created": outcome.registered.created,
         "run": outcome.registered.run,
-        "bento": outcome.package.tag if outcome.package is not None else None,
+        "bento": outcome.package.tag,
         "verdicts": [verdict.model_dump(mode="json") for verdict in outcome.verdicts],
         **pace(board, seconds),
     }

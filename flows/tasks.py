@@ -321,14 +321,9 @@ def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Poin
     return (data, *(kept.keep(part, store_of(workspace).path(part)) for part in (shards.shards, winner.bundle)))
 
 
-@stage("register", note=lambda done: f"{done.model}@{done.version} is {done.alias}")
+@stage("register", note=lambda done: f"{done.model}@{done.version}{'' if done.created else ', registered before'}")
 def register(
-    winner: Verdict,
-    pointers: tuple[Pointer, ...],
-    dataset: Dataset,
-    decided_on: int,
-    recipe: Recipe,
-    workspace: Workspace,
+    winner: Verdict, pointers: tuple[Pointer, ...], dataset: Dataset, recipe: Recipe, workspace: Workspace
 ) -> Registered:
     from components import registration
     from components.ledger import Ledger
@@ -336,31 +331,51 @@ def register(
     ledger = Ledger(workspace.ledger_url)
     run = ledger.run_of(winner.fingerprint())
     assert run is not None, "every verdict is tracked before the best is chosen"
-    return registration.register(
+    registered = registration.register(
         winner,
         store_of(workspace).path(winner.bundle),
         tracking_uri=workspace.tracking_uri,
         run=run,
         ledger=ledger,
-        tags=_lineage(dataset, recipe),
+        tags=_lineage(dataset, recipe) | {"licence": dataset.licence},
         description=summary.description(winner, among=len(recipe.candidates)),
         pointers=pointers,
         promotion=recipe.promotion,
+    )
+    ledger.pin(registered.model, "licence", registered.version, dataset.licence)
+    return registered
+
+
+@stage("package", note=lambda made: f"{made.tag} served a sample")
+def package(registered: Registered, workspace: Workspace) -> Package:
+    from components.ledger import Ledger
+    from flows import champions
+
+    versions = Ledger(workspace.ledger_url).versions(registered.model)
+    return champions.package_version(next(v for v in versions if v.version == registered.version), workspace)
+
+
+@stage("appoint", note=lambda done: f"{done.model}@{done.version} is {done.alias}")
+def appoint(
+    registered: Registered, package: Package, decided_on: int, recipe: Recipe, workspace: Workspace
+) -> Registered:
+    from components import registration
+    from components.ledger import Ledger
+    from flows import rollout
+
+    assert package.version == registered.version, "no alias points to a version that has not answered"
+    return registration.appoint(
+        registered,
+        tracking_uri=workspace.tracking_uri,
+        ledger=Ledger(workspace.ledger_url),
+        promotion=recipe.promotion,
         decided_on=decided_on,
+        roll_out=lambda: rollout.publish(workspace),
     )
 
 
-@stage("package", note=lambda made: f"{made.tag} served a sample" if made else "waits for approvals: no champion yet")
-def package(model: str, workspace: Workspace) -> Package | None:
-    from flows import champions
-
-    return champions.package(model, workspace)
-
-
 @step
-def outcome(
-    verdicts: Sequence[Verdict], validated: Validated, registered: Registered, package: Package | None
-) -> Outcome:
+def outcome(verdicts: Sequence[Verdict], validated: Validated, registered: Registered, package: Package) -> Outcome:
     """What the run came to."""
     return Outcome(verdicts=tuple(verdicts), validated=validated, registered=registered, package=package)
 

@@ -32,9 +32,10 @@ def line(recipe: Recipe, place: Workspace) -> Outcome:
     verdicts = [try_candidate(name, shards, encoder, champion, recipe, place) for name in recipe.candidates]
     winner = tasks.choose(verdicts)
     pointers = tasks.archive(shards, winner, place)
-    registered = tasks.register(winner, pointers, dataset, decided_on, recipe, place)
-    package = release(registered.model, place)
-    return tasks.outcome(verdicts, validated, registered, package)
+    registered = tasks.register(winner, pointers, dataset, recipe, place)
+    package = release(registered, place)
+    appointed = tasks.appoint(registered, package, decided_on, recipe, place)
+    return tasks.outcome(verdicts, validated, appointed, package)
 
 
 def try_candidate(

@@ -56,8 +56,12 @@ class Place:
         experiment = known.experiment_id if known else self.client.create_experiment(model, where)
         return str(self.client.create_run(experiment).info.run_id)
 
-    def register(self, verdict: Verdict, promotion: Promotion | None = None, **more: object) -> Registered:
-        return registration.register(
+    def register(
+        self, verdict: Verdict, promotion: Promotion | None = None, *, decided_on: int | None = None
+    ) -> Registered:
+        """Register and appoint, as a run does."""
+        wanted = promotion or Promotion()
+        registered = registration.register(
             verdict,
             self.store.path(verdict.bundle),
             tracking_uri=self.tracking_uri,
@@ -66,8 +70,11 @@ class Place:
             tags=LINEAGE,
             description="A small one.",
             pointers=POINTERS,
-            promotion=promotion or Promotion(),
-            **more,
+            promotion=wanted,
+        )
+        assert registered.alias is None
+        return registration.appoint(
+            registered, tracking_uri=self.tracking_uri, ledger=self.ledger, promotion=wanted, decided_on=decided_on
         )
 
     def bundle(self, model: str, family: str = "vae", seed: int = 0) -> Artifact:

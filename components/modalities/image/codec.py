@@ -3,8 +3,8 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -85,6 +85,14 @@ def content(payload: bytes) -> bytes:
     picture.load()
     shown = picture.convert("RGBA") if picture.mode == "P" else picture  # a palette is part of the pixels
     return f"{shown.mode} {shown.width} {shown.height} ".encode() + shown.tobytes() + look
+
+
+def judge(payload: bytes, spec: Mapping[str, Any]) -> None:
+    """Refuse, by a `ValueError` or one of Pillow's own, what is no whole PNG of the size that `spec` says."""
+    content(payload)
+    with Image.open(io.BytesIO(payload), formats=("PNG",)) as picture:
+        if picture.size != (spec["size"], spec["size"]):
+            raise ValueError(f"it has {picture.width} x {picture.height} pixels instead of {spec['size']} squared")
 
 
 def _chunks(payload: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -1,0 +1,123 @@
+"""The model card of a Bento, as Markdown: what it is, where it comes from, how good it is, how to call it, its limits.
+
+Everything in it is read from the version, its verdict and its bundle.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.records import Verdict
+
+if TYPE_CHECKING:
+    from components.ledger import Version
+
+KEYS = "/run/atelier/keys.json"  # where a container looks for the keys of its callers
+SETTINGS = {
+    "ATELIER_KEYS": f"file with the hashed keys of those who may call (in a container: `{KEYS}`)",
+    "ATELIER_SIGNING_KEY": "private Ed25519 key in PEM that signs every sample; unsigned without it",
+    "ATELIER_JOURNAL": "SQLite file that records who asked for what, and the feedback; none without it",
+    "ATELIER_DRAIN_SECONDS": "seconds between turning unready and refusing connections; 0 by default",
+    "ATELIER_LOG_PROMPTS": "1 to write prompts into the log; never by default",
+    "ATELIER_RELEASE": "another release record than the one inside",
+}
+
+
+def text(version: "Version", verdict: Verdict, bundle: Path, *, licence: str | None) -> str:
+    """The card of a version."""
+    model = json.loads((bundle / "config.json").read_bytes())
+    endpoint = json.loads((bundle / "endpoint.json").read_bytes())
+    parts = [
+        f"# {version.model}, version {version.version}",
+        f"A generator of the modality {version.modality} and the family `{version.family}`, made by the recipe "
+        f"`{version.model}`. It passed every gate of that recipe before it was registered.",
+        _table(("", ""), _facts(version, bundle, licence)),
+        f"## Licence of the data\n\n{licence or 'It was not recorded.'}",
+        "## How good it is\n\n" + _numbers(verdict),
+        "## How to call it\n\n" + _calls(version, endpoint),
+        "## Limits\n\n" + _limits(verdict, model, endpoint),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(version: "Version", bundle: Path, licence: str | None) -> list[tuple[str, str]]:
+    weights = (bundle / "model.safetensors").stat().st_size
+    return [
+        ("weights", f"safetensors, {weights:,} bytes; with their cards `{version.bundle}`"),
+        ("data", f"`{version.data}`"),
+        ("commit of the data", f"`{version.commit or 'none'}`"),
+        ("licence of the data", licence or "not recorded"),
+        ("recipe", f"`{version.recipe}`"),
+        ("MLflow run", f"`{version.run}`"),
+        ("verdict", f"`{version.verdict}`"),
+        ("registered", version.created),
+    ]
+
+
+def _numbers(verdict: Verdict) -> str:
+    scores = verdict.scores
+    metrics = [
+        (
+            name,
+            f"{sum(values) / len(values):.4g}",
+            f"{min(values):.4g} to {max(values):.4g}",
+            _floor(scores.floor, name),
+        )
+        for name, values in scores.values.items()
+    ]
+    gates = [
+        (check.gate, f"{check.value:.4g}", f"{check.low:.4g} to {check.high:.4g}", "holds" if check.passed else "fails")
+        for check in verdict.checks
+    ]
+    asked = f"{len(scores.seeds)} seeds of {scores.samples} samples, against held-out rows that no training saw"
+    return "\n\n".join(
+        [
+            f"Over {asked}. Real data: half the held-out rows against the rest.",
+            _table(("metric", "mean", "over the seeds", "real data"), metrics),
+            _table(("gate", "value", "interval", "outcome"), gates),
+        ]
+    )
+
+
+def _floor(floor: dict[str, float], name: str) -> str:
+    return f"{floor[name]:.4g}" if name in floor else ""
+
+
+def _calls(version: "Version", endpoint: dict[str, Any]) -> str:
+    body = json.dumps({"model": version.model, "seed": 7})
+    controls = [
+        (f"`{name}`", f"`{json.dumps(control, sort_keys=True)}`")
+        for name, control in endpoint.get("controls", {}).items()
+    ]
+    shown = _table(("control", "what it takes"), controls) if controls else "It has no public controls."
+    return "\n\n".join(
+        [
+            "`NAME:VERSION` as in `bento.yaml`, and the Bento in the store that `BENTOML_HOME` names; `torch` is pinned "
+            "without its build: name an index of the build you want to pip.",
+            "```sh\npip install -r env/python/requirements.txt\nbentoml serve NAME:VERSION --host 127.0.0.1\n"
+            f"curl -s localhost:3000/v1/generate -H 'Content-Type: application/json' -d '{body}' -o sample\n```",
+            "The same seed, controls and version give the same bytes. `GET /v1/models` tells the rest.",
+            shown,
+            "In a container it listens on port 3000 of every address, and there it starts with keys only. Mount them:",
+            f"```sh\ndocker run -p 3000:3000 -v $PWD/keys.json:{KEYS}:ro IMAGE\n```",
+            _table(("variable", "what it sets"), [(f"`{name}`", what) for name, what in SETTINGS.items()]),
+        ]
+    )
+
+
+def _limits(verdict: Verdict, model: dict[str, Any], endpoint: dict[str, Any]) -> str:
+    return "\n".join(
+        [
+            f"- It makes samples of this form only: `{json.dumps(model['spec'], sort_keys=True)[:600]}`.",
+            f"- At most {endpoint.get('max_samples', 16)} samples a request.",
+            "- Its gates measured what is named above and nothing else. What the data leave out, so does it.",
+            f"- The metrics are distances in the features of the encoder `{verdict.scores.encoder[:19]}`: compare them "
+            "with other versions that were scored under the same one, and with no published number.",
+            "- Nothing filters what it generates.",
+        ]
+    )
+
+
+def _table(titles: tuple[str, ...], rows: list[Any]) -> str:
+    lines = [titles, tuple("---" for _ in titles), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
