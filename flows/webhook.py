@@ -1,0 +1,177 @@
+"""The controller's door on loopback: MLflow's webhooks, checked and counted, and `/healthz`.
+
+A webhook says only that something may have changed: it carries a signature, and still nothing that it says is used.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from flows.workspace import Workspace
+
+STALE_SECONDS = 300
+LARGEST = 65_536  # bytes of a body; MLflow's have a few hundred
+REMEMBERED = 4096  # delivery ids
+PATIENCE = 5.0  # seconds for a request to arrive whole
+CALLERS = 32  # at once; MLflow sends with ten threads
+
+
+class Refused(Exception):
+    """A webhook that is not taken, with the status that says so."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Inbox:
+    """Judges deliveries; it may be asked by many threads at once. `counts` says what became of them."""
+
+    def __init__(self, secret: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.counts = {"accepted": 0, "duplicate": 0, "refused": 0}
+        self._secret = secret.encode()
+        self._clock = clock
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, headers: "Mapping[str, str] | Message", body: bytes) -> bool:
+        """Whether a delivery is a new one; raises `Refused` for one that is forged, altered or stale."""
+        try:
+            delivery, at = self._checked(headers, body)
+        except Refused:
+            with self._lock:
+                self.counts["refused"] += 1
+            raise
+        with self._lock:
+            while self._seen and (len(self._seen) >= REMEMBERED or self._oldest() < self._clock() - STALE_SECONDS):
+                self._seen.popitem(last=False)
+            new = delivery not in self._seen
+            self._seen.setdefault(delivery, at)
+            self.counts["accepted" if new else "duplicate"] += 1
+        return new
+
+    def refuse(self, status: int, why: str) -> Refused:
+        """The refusal of what is not even read, counted."""
+        with self._lock:
+            self.counts["refused"] += 1
+        return Refused(status, why)
+
+    def _checked(self, headers: "Mapping[str, str] | Message", body: bytes) -> tuple[str, float]:
+        names = ("X-MLflow-Delivery-Id", "X-MLflow-Timestamp", "X-MLflow-Signature")
+        delivery, timestamp, signature = (headers.get(name) or "" for name in names)
+        signed = f"{delivery}.{timestamp}.".encode() + body
+        expected = b"v1," + base64.b64encode(hmac.digest(self._secret, signed, hashlib.sha256))
+        if not delivery or not hmac.compare_digest(expected, signature.encode()):
+            raise Refused(401, "the signature does not match")
+        at = float(timestamp) if timestamp.isascii() and timestamp.isdigit() else 0.0
+        if abs(self._clock() - at) > STALE_SECONDS:
+            raise Refused(401, "the delivery is stale: its timestamp is not within five minutes of now")
+        return delivery, at
+
+    def _oldest(self) -> float:
+        return next(iter(self._seen.values()))
+
+
+def secret(place: Workspace, name: str) -> str:
+    """The secret of that name, 32 random bytes in base64: made on first use, readable by its owner alone."""
+    place.secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = place.secrets / name
+    if not path.exists():
+        aside = place.secrets / f".{name}.{os.getpid()}"
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(base64.urlsafe_b64encode(os.urandom(32)))
+        with suppress(FileExistsError):  # another process was first
+            os.link(aside, path)
+        aside.unlink()
+    return path.read_text().strip()
+
+
+class Receiver(ThreadingHTTPServer):
+    """Listens on 127.0.0.1 and calls `wake` for every new delivery; use it as a context."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(
+        self, port: int, inbox: Inbox, *, wake: Callable[[], None], health: Callable[[], dict[str, Any]]
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.inbox, self.wake, self.health = inbox, wake, health
+        self.free = threading.Semaphore(CALLERS)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="webhooks", daemon=True)
+
+    def __enter__(self) -> "Receiver":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self.free.acquire(blocking=False):  # polling finds what is turned away here
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that hangs up is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+    timeout = PATIENCE
+    server_version, sys_version = "atelier", ""
+
+    def do_POST(self) -> None:
+        try:
+            new = self.server.inbox.take(self.headers, self._body())
+        except Refused as refusal:
+            self._answer(refusal.status, {"error": str(refusal)})
+            return
+        if new:
+            self.server.wake()
+        self._answer(200, {"new": new})
+
+    def do_GET(self) -> None:
+        if self.path == "/healthz":
+            self._answer(200, self.server.health())
+        else:
+            self._answer(404, {"error": "there are /healthz and the webhooks' POST / only"})
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The counts say enough."""
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length") or ""
+        if not (length.isascii() and length.isdigit()):
+            raise self.server.inbox.refuse(411, "a webhook says how long it is")
+        if int(length) > LARGEST:
+            raise self.server.inbox.refuse(413, f"a webhook has at most {LARGEST} bytes")
+        return self.rfile.read(int(length))
+
+    def _answer(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
