@@ -164,7 +164,7 @@ class Ledger:
         _refuse_unguarded(model, alias, version, expected_generation)
         bundle = self._entitled(model, alias, version, verdict)
         if alias == "champion":
-            self._refuse_unapproved(model, version)
+            self.refuse_unapproved(model, version)
         with self._writing() as connection:
             moves = _moves(connection.execute(_of(model)).all())
             if expected_generation not in (None, moves[-1].generation if moves else 0):
@@ -285,6 +285,18 @@ class Ledger:
         """How many approvals a version needs to become champion: what its recipe asked for when it was registered."""
         return int(self.pinned(model, "approvals", version) or 0)
 
+    def refuse_unapproved(self, model: str, version: str) -> None:
+        """Raise an `AtelierError` where a version has fewer approvals that count than it needs to become champion."""
+        needed = self.approvals_needed(model, version)
+        if not needed or len(given := self.approvals(model, version)) >= needed:
+            return
+        who = f" (of {', '.join(approval.approver for approval in given)})" if given else ""
+        raise AtelierError(
+            f"{model}@{version} cannot become champion yet: it has {len(given)} of the {needed} approvals that its "
+            f"recipe asked for when it was registered{who}. `atelier approve {model}@{version} --as NAME` gives one; "
+            "each must be signed with another key, and `atelier keys init-approver NAME` makes one."
+        )
+
     @property
     def shown(self) -> str:
         """The URL without its password."""
@@ -345,17 +357,6 @@ class Ledger:
             return {"model": model, "version": version, "bundle": row.bundle, "verdict": row.verdict}
         raise AtelierError(
             f"the ledger knows no version {version} of {model}; `atelier ls` lists those that there are."
-        )
-
-    def _refuse_unapproved(self, model: str, version: str) -> None:
-        needed = self.approvals_needed(model, version)
-        if not needed or len(given := self.approvals(model, version)) >= needed:
-            return
-        who = f" (of {', '.join(approval.approver for approval in given)})" if given else ""
-        raise AtelierError(
-            f"{model}@{version} cannot become champion yet: it has {len(given)} of the {needed} approvals that its "
-            f"recipe asked for when it was registered{who}. `atelier approve {model}@{version} --as NAME` gives one; "
-            "each must be signed with another key, and `atelier keys init-approver NAME` makes one."
         )
 
 

@@ -184,7 +184,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         keys: list[dict[str, Any]] = kept["keys"]
         if kept["schema"] != 1 or any(PARTS - key.keys() for key in keys):
             raise ValueError("a part of it is missing, or it is of another schema")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AtelierError(
             f"the file of API keys {path} is damaged ({error}), so every call to the endpoints is refused. Bring it "
             "back from a backup; or move it away, and make new keys with `atelier keys make TEAM`."
