@@ -15,6 +15,7 @@ from components.errors import AtelierError
 from serving import errors
 from serving.batching import Busy, Job
 from serving.errors import Gone, Refusal
+from serving.keys import Caller
 from serving.parts import Parts
 from serving.residents import Resident
 
@@ -54,12 +55,17 @@ async def find(request: Request, named: str) -> Resident:
     parts = parts_of(request)
     view = parts.residents.view
     name, _, wanted = named.partition("@")
+    caller: Caller = request.state.caller
+    if not caller.may(name):  # before whether there is one, which is told to those alone whom it is for
+        meant = ", ".join(caller.models) or "no model"
+        raise Refusal(
+            f"this API key is for {meant}, and not for {_brief(name)}",
+            status=403, param="model", code="model_forbidden",
+        )  # fmt: skip
     model = view.release.models.get(name)
     if model is None:
-        known = ", ".join(sorted(filter(request.state.caller.may, view.release.models))) or "none yet"
+        known = ", ".join(sorted(filter(caller.may, view.release.models))) or "none yet"
         raise _no_model(f"there is no model {_brief(name)}; known: {known}")
-    if not request.state.caller.may(name):
-        raise Refusal(f"this API key is not for the model {name!r}", status=403, param="model", code="model_forbidden")
     champion = view.champions.get(name)
     if wanted in ("", "champion"):
         if champion is None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Form, Request, Response, UploadFile
+from fastapi import FastAPI, Form, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving import generation
@@ -131,9 +131,9 @@ async def speech(request: Request, asked: SpeechRequest) -> Response:
 
 
 async def edits(
-    request: Request, model: Annotated[str, Form()], image: UploadFile, prompt: Annotated[str, Form()] = ""
+    request: Request, model: Annotated[str, Form(min_length=1, media_type="multipart/form-data")]
 ) -> Response:
-    """Image to image: for models that take a picture, none of which is promoted yet."""
+    """Image to image: for models that take a picture, none of which is promoted yet; nothing else is read till then."""
     raise _not_yet(await _of_kind(request, model, "image"))
 
 
