@@ -282,23 +282,26 @@ def test_two_promoters_of_one_version_agree(town: Town, monkeypatch: pytest.Monk
 def test_a_promotion_shown_while_the_controller_looks_is_not_taken_for_a_hand(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    third, original, once = town.register(), display.aliases, [True]
+    third, fourth, original, once = town.register(), town.register(), display.aliases, [True]
 
     def aliases(uri: str, model: str) -> dict[str, str]:
-        if once:
-            once.pop()
-            town.move("champion", third)
-            display.show(town.uri, "toy", town.ledger)
-        return original(uri, model)
+        if not once:
+            return original(uri, model)
+        once.pop()
+        town.move("champion", third)
+        display.show(town.uri, "toy", town.ledger)
+        seen = original(uri, model)
+        town.move("champion", fourth)
+        return seen
 
     town.hand("challenger", "1")  # so that there is something to look at
     with monkeypatch.context() as looking:
         looking.setattr(display, "aliases", aliases)
         town.controller.poll()
     assert not once
-    assert [move.actor for move in town.ledger.history("toy") if move.alias == "champion"] == ["test", "test"]
-    assert town.held == town.shown == {"champion": "3", "challenger": "1", "previous": "1"}
-    assert [town.remarks(version) for version in "123"] == [[], [], []]
+    assert [move.actor for move in town.ledger.history("toy") if move.alias == "champion"] == ["test"] * 3
+    assert town.held == town.shown == {"champion": "4", "challenger": "1", "previous": "3"}
+    assert [town.remarks(version) for version in "1234"] == [[], [], [], []]
 
 
 def test_a_slow_display_of_older_aliases_comes_before_a_newer_one(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
