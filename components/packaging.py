@@ -198,7 +198,6 @@ def _build(
                 "description": told,
                 "models": [entry["bento_model"]],
                 "python": {"packages": requirements, "lock_packages": False},
-                "docker": {"env": IN_A_CONTAINER},
                 "build_ctx": context,
             },
         }
@@ -208,6 +207,15 @@ def _build(
         )  # fmt: skip
     if done.returncode:
         raise AtelierError(f"BentoML could not build {tag}: {last_lines(done.stderr)}")
+    _contain(aside / _bento_path(tag))
+
+
+def _contain(bento: Path) -> None:
+    """Give the entry point of a container its defaults; BentoML writes the Dockerfile anew from what it knows."""
+    entrypoint = bento / "env" / "docker" / "entrypoint.sh"
+    first, _, rest = entrypoint.read_text().partition("\n")
+    defaults = [f'export {name}="${{{name}:-{value}}}"' for name, value in IN_A_CONTAINER.items()]
+    entrypoint.write_text("\n".join([first, *defaults, rest]))
 
 
 def _sign(bento: Path, home: Path, version: "Version", licence: str | None, signer: "Signer") -> None:

@@ -73,7 +73,7 @@ def smoke(tag: str, *, version: "Version", spec: Mapping[str, Any], home: Path) 
 
     Raises an `AtelierError` with the server's last words where it does not start in time, or fails `question`.
     """
-    with running([sys.executable], tag, home=home) as url:
+    with running(tag, home=home) as url:
         return question(url, model=version.model, digest=version.bundle, modality=version.modality, spec=spec)
 
 
@@ -165,16 +165,18 @@ class Server:
 
 
 @contextmanager
-def running(python: Sequence[str], tag: str, *, home: Path) -> Iterator[str]:
+def running(
+    tag: str, *, home: Path, python: Sequence[str] = (sys.executable,), seen: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """The address of a server of the Bento that is ready; it is stopped with all its processes at the end.
 
-    `python` starts the interpreter that it runs in.
+    `python` starts the interpreter that it runs in, and `seen` is the environment that it sees.
     """
     folder, port = place(tag, home=home), _free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             _command(python, tag, "127.0.0.1", port), cwd=folder,
-            env=environment(home),
+            env=environment(home) if seen is None else dict(seen),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         server = Server(process)

@@ -1,6 +1,9 @@
 """The champion of a model and the Bentos of versions: found, brought back, packaged; without Prefect and MLflow."""
 
-from components import packaging
+from dataclasses import dataclass
+from typing import Any
+
+from components import delivery, packaging
 from components.ledger import Ledger, Version
 from components.provenance import Signer
 from components.records import Artifact, Package, Registered
@@ -51,6 +54,46 @@ def package_version(version: Version, place: Workspace) -> Package:
         store=store,
         home=place.bentos,
     )
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The Bento of a version, and what else was asked of it."""
+
+    package: Package
+    image: delivery.Image | None
+    checked: delivery.Checked | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form of `atelier package --json`."""
+        made = self.package
+        return {
+            "schema": 1,
+            "model": made.model,
+            "version": made.version,
+            "bento": made.tag,
+            "path": made.path,
+            "container": None if self.image is None else self.image.model_dump(),
+            "check": None if self.checked is None else self.checked.model_dump(),
+        }
+
+    def lines(self) -> list[str]:
+        """What a person is told."""
+        told = [f"[green]+[/green] {self.package.tag}  [dim]{self.package.path}[/dim]"]
+        if self.checked is not None:
+            took = f"{self.checked.packages} packages in {self.checked.install_seconds} s"
+            told.append(f"[green]+[/green] in a clean environment of {took}, it gave the same sample, byte for byte")
+        if self.image is not None:
+            told.append(f"[green]+[/green] container image {self.image.image}, made by {self.image.engine}")
+        return told
+
+
+def deliver(version: Version, place: Workspace, *, container: bool, check: bool) -> Delivered:
+    """The Bento of a version, made where it is missing; proven in a clean environment, and as a container, if asked."""
+    made = package_version(version, place)
+    checked = delivery.check(made, modality=version.modality, home=place.bentos) if check else None
+    image = delivery.containerize(made.tag, home=place.bentos) if container else None
+    return Delivered(made, image, checked)
 
 
 def ready(version: Version, place: Workspace) -> str:

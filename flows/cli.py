@@ -303,6 +303,26 @@ def init_approver(name: str, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def package(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="A version; the champion where left out.")],
+    container: Annotated[bool, typer.Option(help="Make a container image of it as well.")] = False,
+    check: Annotated[bool, typer.Option(help="Install and serve it in a clean environment, and compare.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the Bento of a version where it is missing, and say where it lies."""
+    from flows import champions, leash, listing
+
+    place = _enter(Path.cwd())
+    leash.tie()
+    made = champions.deliver(listing.find(place, model), place, container=container, check=check)
+    if as_json:
+        _print_json(made.as_dict())
+    else:
+        for line in made.lines():
+            _console().print(line, soft_wrap=True)
+
+
+@app.command()
 def serve(
     model: Annotated[str | None, typer.Argument(help="The model to serve; the only one where left out.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

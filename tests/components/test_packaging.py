@@ -137,9 +137,13 @@ def test_the_readme_is_a_model_card(shop):
 
 
 def test_a_container_listens_and_looks_for_its_keys(shop):
-    dockerfile = Path(shop[3].path, "env/docker/Dockerfile").read_text()
-    for name, value in {"BENTOML_HOST": "0.0.0.0", "ATELIER_KEYS": "/run/atelier/keys.json"}.items():
-        assert f"ARG {name}={value}" in dockerfile and f"ENV {name}=${name}" in dockerfile
+    entrypoint = Path(shop[3].path, "env/docker/entrypoint.sh")
+    show = ["bash", str(entrypoint), "sh", "-c", "echo $BENTOML_HOST $ATELIER_KEYS"]
+    by_default = subprocess.run(show, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+    assert by_default.stdout.split() == ["0.0.0.0", "/run/atelier/keys.json"]
+    named = {"PATH": os.environ["PATH"], "ATELIER_KEYS": "/elsewhere"}
+    by_hand = subprocess.run(show, env=named, capture_output=True, text=True, check=True)
+    assert by_hand.stdout.split() == ["0.0.0.0", "/elsewhere"]
 
 
 def test_the_bento_holds_what_serving_needs_only(shop):
