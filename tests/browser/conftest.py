@@ -1,0 +1,59 @@
+"""A shop of tiny models, and Chromium."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Browser, sync_playwright
+
+from components.controls import PublicControl
+from components.modalities.audio.batch import AudioSpec
+from components.modalities.text.batch import TextSpec
+from components.modalities.text.tokenizers import ByteTokens
+from tests.browser.stage import CHROMIUM, RATE, Lines, Tones, Watched, put, serve
+from tests.serving.shop import Shop, close
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def versions(shop: Shop) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {version: shop.served(max_samples=8) for version in "123"}
+
+
+@pytest.fixture(scope="module")
+def gallery(shop: Shop, versions: dict[str, Any]) -> Iterator[str]:
+    """A server of three models: pictures, sounds and texts."""
+    held = {"champion": "1", "versions": {"1": versions["1"]}}
+    parts = shop.parts(shop.release(fashion=held, tones=held, lines=held), journal=shop.root / "gallery.db")
+    public = {
+        "pitch": PublicControl(default=440, at_least=100, at_most=1000),
+        "loudness": PublicControl(default=0.8, at_least=0.1, at_most=1.0),
+        "fade": PublicControl(default=False),
+        "shape": PublicControl(default="sine", choices=("sine", "square")),
+    }
+    put(parts, "tones", Tones(), AudioSpec(rate=RATE, length=RATE), public)
+    put(parts, "lines", Lines(), TextSpec(tokenizer=ByteTokens(), context=8), {})
+    with serve(parts) as address:
+        yield address
+    close(parts)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    held = Watched(browser)
+    yield held
+    held.context.close()

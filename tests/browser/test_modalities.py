@@ -1,0 +1,78 @@
+"""The playground for sounds and texts: what it shows follows from the media type of a sample alone."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from playwright.sync_api import Route, expect
+
+from tests.browser.stage import NEEDS_CHROMIUM, Watched, generate
+
+pytestmark = NEEDS_CHROMIUM
+
+
+def test_each_kind_of_control_has_its_field_and_sounds_can_be_heard_and_seen(watched: Watched, gallery: str) -> None:
+    page = watched.open(gallery)
+    page.select_option("#model", "tones")
+    kinds = page.locator("#fields [data-control]").evaluate_all(
+        "nodes => nodes.map(n => [n.name, n.type, n.step, n.max])"
+    )
+    assert kinds == [
+        ["pitch", "number", "1", "1000"], ["loudness", "number", "any", "1"],
+        ["fade", "checkbox", "", ""], ["shape", "select-one", None, None],
+    ]  # fmt: skip
+    page.check("#control-fade")
+    page.select_option("#control-shape", label="square")
+    with page.expect_request("**/v1/generate") as sent:
+        generate(page, seed="2", count="2", **{"control-pitch": "200"})
+    wanted = {"pitch": 200, "loudness": 0.8, "fade": True, "shape": "square"}
+    assert sent.value.post_data_json["controls"] == wanted
+    players = page.locator("figure audio")
+    expect(players).to_have_count(2)
+    seconds = """players => Promise.all(players.map(player =>
+        player.duration || new Promise(done => { player.ondurationchange = () => done(player.duration); })))"""
+    assert players.evaluate_all(seconds) == [0.75, 0.875]
+    drawn = """canvas => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const halves = [0, 0];
+        for (let at = 3; at < data.length; at += 4) {
+            if (data[at]) halves[(at >> 2) % canvas.width < canvas.width / 2 ? 0 : 1] += 1;
+        }
+        done(halves);
+    })))"""
+    left, right = page.locator("figure canvas").first.evaluate(drawn)
+    assert left > right > 0, "a tone that fades is drawn as one"
+    assert watched.said == []
+
+
+def test_text_is_a_block_to_read_and_never_markup(watched: Watched, gallery: str) -> None:
+    page = watched.open(gallery)
+    page.select_option("#model", "lines")
+    expect(page.locator("#controls")).to_be_hidden()
+    generate(page, seed="7", count="2")
+    assert page.locator("figure pre").all_inner_texts() == [f"Seed 000{n} & <b>sons</b>:\n  café" for n in (7, 8)]
+    page.click("#code")
+    expect(page.locator("#sheet pre")).to_have_count(1)  # OpenAI's route for text is for a model that is not there yet
+    assert watched.said == []
+
+
+def test_text_that_streams_is_shown_as_it_comes_and_its_failure_told(watched: Watched, gallery: str) -> None:
+    """No model streams yet, so the events are given here in OpenAI's form; the page need not know who sends them."""
+    page = watched.open(gallery)
+    page.select_option("#model", "lines")
+    events = [{"choices": [{"index": 0, "text": text}]} for text in ("All the ", "world’s\n", "a stage")]
+
+    def send(route: Route, more: Sequence[dict[str, Any]] = ()) -> None:
+        body = "".join(f"data: {json.dumps(event)}\r\n\r\n" for event in [*events, *more]) + "data: [DONE]\n\n"
+        headers = {"content-type": "text/event-stream", "x-model-version": "1", "x-request-id": "req-" + "0" * 32}
+        route.fulfill(body=body, headers=headers)
+
+    page.route("**/v1/generate", lambda route: send(route))
+    generate(page, seed="3", count="1")
+    assert page.locator("figure pre").all_inner_texts() == ["All the world’s\na stage"]
+    expect(page.locator(".row h3")).to_contain_text("lines version 1")
+    failure = {"error": {"message": "the model stopped in the middle"}}
+    page.unroute("**/v1/generate")
+    page.route("**/v1/generate", lambda route: send(route, [failure]))
+    generate(page)
+    expect(page.locator("#problem")).to_have_text("the model stopped in the middle")
