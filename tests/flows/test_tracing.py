@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from components import provenance
@@ -28,6 +29,7 @@ from flows.cli import app
 from flows.workspace import Workspace
 from serving.journal import Entry, Journal
 from serving.routes import Generated
+from tests.serving.shop import TRACE, Shop, application, close
 
 BUNDLE = Artifact(kind="bundle", digest=f"sha256:{'2' * 64}")
 
@@ -248,6 +250,35 @@ def test_a_request_is_found_in_the_journal(place: Workspace) -> None:
         base.execute("DROP TABLE feedback")
     with pytest.raises(AtelierError, match="cannot be read"):
         tracing.trace(place, named)
+
+
+def test_what_an_endpoint_answers_is_traced_as_a_picture_as_json_and_by_its_id(place: Workspace) -> None:
+    shop = Shop(place.project / "shop")
+    served = {"4": shop.served(model="toy")}
+    key = keys.make(place, "web", models=["toy"])["key"]
+    parts = shop.parts(
+        shop.release(toy={"champion": "4", "versions": served}),
+        keys=place.serving / "keys.json", journal=place.serving / "journal.db", signer=signer_of(place),
+    )  # fmt: skip
+    try:
+        client = TestClient(application(parts), headers={"Authorization": f"Bearer {key}"})
+        picture = client.post("/v1/generate", json={"model": "toy", "seed": 7})
+        several = client.post("/v1/generate", json={"model": "toy", "n": 2})
+        published = client.get("/v1/signing-key").json()
+        assert keys.revoke(place, key.split("_")[1])["revoked"]
+        assert client.post("/v1/generate", json={"model": "toy"}).status_code == 401
+    finally:
+        close(parts)
+    told = tracing.trace(place, written(place, picture.content))
+    assert told["intact"] and only(told)["trace"]["seed"] == 7 and only(told)["trace"]["data"] == TRACE["data"]
+    public = {published["key_id"]: published["public_key"]}
+    assert provenance.verify(picture.content, provenance.read(picture.content), public).intact
+    answered = tracing.trace(place, written(place, several.content, "answer.json"))
+    assert answered["intact"] and len(answered["found"]) == 2
+    for answer in (picture, several):
+        entry = only(tracing.trace(place, answer.headers["X-Request-Id"]))
+        assert (entry["status"], entry["trace"]["version"], entry["request"]["team"]) == ("recorded", "4", "web")
+    assert not tracing.trace(place, written(place, flipped(picture.content)))["intact"]
 
 
 def bento(place: Workspace) -> Path:
