@@ -87,12 +87,16 @@ class Batcher:
         *,
         finish: Finish = lambda index, sample: sample,
         patience: float | None = None,
+        always: bool = False,
     ) -> Job:
-        """A job whose `done` will hold one sample per seed; `Busy` at once where it would wait beyond `patience` s."""
+        """A job whose `done` will hold one sample per seed; `Busy` at once where it would wait beyond `patience` s.
+
+        With `always` it is taken though the queue is full: what a server asks of itself.
+        """
         job = Job(endpoint, seeds, controls, finish, (name, endpoint.bucket(controls)))
         with self._changed:
             wait = self._expected_wait()
-            if self._ending or self._waiting + len(seeds) > self.places:
+            if self._ending or (not always and self._waiting + len(seeds) > self.places):
                 raise Busy(max(1.0, wait))
             if patience is not None and wait > patience:
                 raise Busy(wait - patience)

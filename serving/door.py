@@ -1,7 +1,10 @@
 """The first and the last to see a request: it is named, its caller is known before anything is read, it is noted."""
 
 import time
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +18,10 @@ from serving.parts import Parts
 OPEN = ("/", "/livez", "/readyz", "/healthz", "/v1/signing-key", "/v1/openapi.json")  # need no key: they tell nothing
 QUIET = ("/livez", "/readyz", "/healthz", "/metrics")  # asked for all the time, and not noted
 GONE = 499  # as nginx notes a client that hung up
+ELSEWHERE = (
+    "this server has no API keys, so it answers nobody but this machine, and this request came {}. Ask it at "
+    "http://127.0.0.1, or let whoever runs it make keys with `atelier keys make`."
+)
 
 
 class Door:
@@ -38,12 +45,17 @@ class Door:
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, given = message["status"], message["headers"]
+                if not any(name == b"x-request-id" for name, _ in given):
+                    message["headers"] = [*given, (b"x-request-id", state["id"].encode())]
             await send(message)
 
         try:
+            headers = Headers(scope=scope)
             if scope["path"] not in OPEN:
-                state["caller"] = parts.keys.caller(Headers(scope=scope).get("authorization"))
+                state["caller"] = parts.keys.caller(headers.get("authorization"))
+            if not parts.keys.required:
+                _refuse_elsewhere(scope, headers)
             await self.app(scope, receive, noted)
         except Refusal as refusal:
             await errors.answer(refusal, state["id"])(scope, receive, noted)
@@ -57,6 +69,40 @@ class Door:
                 )  # fmt: skip
                 parts.journal.note(entry)
                 parts.metrics.request(entry)
+
+
+def _refuse_elsewhere(scope: Scope, headers: Headers) -> None:
+    """Without keys, a page of another site that is open in someone's browser here may neither ask nor read.
+
+    It could ask with a request that needs no consent of ours, or under a name of its own that it lets point here.
+    """
+    why = _elsewhere((scope.get("server") or ("",))[0], headers.get("host", ""), headers.get("origin"))
+    if why is not None:
+        raise Refusal(ELSEWHERE.format(why), status=403, code="elsewhere")
+
+
+@lru_cache(1024)
+def _elsewhere(server: str, host: str, origin: str | None) -> str | None:
+    """How a request to the address `server` shows that it is another site's; None for all others."""
+    if not _is_address(server) or not ip_address(server).is_loopback:
+        return None  # an address of others is open by a decision of its own
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        name = "?"
+    if name and name != "localhost" and not name.endswith(".localhost") and not _is_address(name):
+        return f"for the host {host[:60]!r}"
+    if origin is not None and origin.partition("://")[2] != host:
+        return f"from a page of {origin[:60]!r}"
+    return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _route(scope: Scope) -> str:

@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+UNREADABLE = "There was an error parsing the body"  # FastAPI's words for whatever else goes wrong with it
+LONGEST = 1000  # characters of a message, which may repeat what a caller wrote
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -90,6 +92,11 @@ def malformed(request: Request, error: Exception) -> Response:
 def stopped(request: Request, error: Exception) -> Response:
     """The answer where the framework itself ends a request: no such route, wrong method, too large a body."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 400 and error.detail == UNREADABLE:
+        say = (
+            "the body cannot be read as JSON: it is nested too deeply, is no UTF-8, or holds a number that is too long"
+        )
+        return _answer(request, Refusal(say, code="invalid_json"))
     where = f": {request.method} {request.url.path}" if error.status_code in (404, 405) else ""
     told = _answer(request, Refusal(f"{error.detail}{where}", status=error.status_code))
     told.headers.update(error.headers or {})  # such as Allow
@@ -105,7 +112,9 @@ def broken(request: Request, error: Exception) -> Response:
 def answer(refusal: Refusal, named: str) -> Response:
     """A refusal as it is sent. Its JSON is ASCII, whatever a caller wrote that it repeats."""
     kind = KINDS.get(refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error")
-    error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
+    told = refusal.message
+    told = told if len(told) <= LONGEST else f"{told[: LONGEST - 3]}..."
+    error = {"message": told, "type": kind, "param": refusal.param, "code": refusal.code}
     headers = {"X-Request-Id": named}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

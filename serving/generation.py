@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
-from pydantic import BaseModel
 
 from components import provenance
 from components.errors import AtelierError
@@ -20,6 +19,7 @@ from serving.parts import Parts
 from serving.residents import Resident
 
 LAST_SEED = 2**53 - 1  # JSON's numbers are exact up to here in every language
+MOST_SAMPLES = 4096  # of one request, whatever a model's card allows
 LOADING_SECONDS = 60.0
 
 
@@ -83,12 +83,15 @@ async def find(request: Request, named: str) -> Resident:
 
 
 async def _fetched(parts: Parts, name: str, version: str) -> Resident:
-    coming = asyncio.wrap_future(parts.residents.fetch(name, version))
+    try:
+        coming = asyncio.wrap_future(parts.residents.fetch(name, version))
+    except KeyError:  # of the release that came in between
+        raise _no_model(f"{name} has no version {version} any more") from None
     try:
         return await asyncio.wait_for(asyncio.shield(coming), LOADING_SECONDS)
     except TimeoutError:
         raise Refusal(f"{name}@{version} is being loaded", status=503, code="model_loading", retry_after=5) from None
-    except (AtelierError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a store or its bytes may raise
         raise Refusal(
             f"{name}@{version} cannot be loaded: {error}", status=503, code="model_not_loaded", retry_after=10
         ) from None
@@ -135,13 +138,13 @@ def controls_of(resident: Resident, asked: Mapping[str, Any]) -> dict[str, Any]:
         raise Refusal(str(error), param="controls") from None
 
 
-async def once(request: Request, asked: BaseModel, make: Callable[[], Awaitable[Response]]) -> Response:
-    """What `make` answers, made once where the request carries an `Idempotency-Key`."""
+async def once(request: Request, make: Callable[[], Awaitable[Response]]) -> Response:
+    """What `make` answers, made once where the request carries an `Idempotency-Key`; a retry has the same body."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return await make()
-    whole = f"{request.url.path} {request.headers.get('accept', '')} {asked.model_dump_json()}"
-    digest = hashlib.sha256(whole.encode(errors="surrogatepass")).digest()
+    where = f"{request.url.path} {request.headers.get('accept', '')} "
+    digest = hashlib.sha256(where.encode() + await request.body()).digest()
     return await parts_of(request).replies.once(request.state.caller.team, key, digest, make)
 
 

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 LOG = logging.getLogger("atelier.serving")
 KEEP_SECONDS = 90 * 86400.0  # a request can be traced for this long
 PRUNE_SECONDS = 3600.0
+MOST_WAITING = 50_000  # requests; where a disk hangs, what is past them is not written down
 GATHER_SECONDS = 0.2  # requests of this time are written together
 TABLES = """
 CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, time REAL NOT NULL, team TEXT NOT NULL, model TEXT NOT NULL,
@@ -28,7 +29,7 @@ CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, time REAL NOT NULL, te
 CREATE INDEX IF NOT EXISTS requests_time ON requests (time);
 CREATE TABLE IF NOT EXISTS feedback (request TEXT NOT NULL, "index" INTEGER NOT NULL, thumb TEXT NOT NULL, comment TEXT,
   team TEXT NOT NULL, time REAL NOT NULL);
-CREATE INDEX IF NOT EXISTS feedback_request ON feedback (request);
+CREATE UNIQUE INDEX IF NOT EXISTS feedback_sample ON feedback (request, "index");
 """
 
 
@@ -74,12 +75,16 @@ class Journal:
         self._entries: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
         self._base: sqlite3.Connection | None = None  # of the thread alone
         self._pruned = 0.0
+        self._trouble = False  # told once, until it is over
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
     def note(self, entry: Entry) -> None:
         """Write the entry down soon."""
-        self._entries.put(entry)
+        if self._entries.qsize() < MOST_WAITING:
+            self._entries.put(entry)
+        else:
+            self._failed()
 
     def settle(self, seconds: float = 5.0) -> None:
         """Wait until what was noted so far is written."""
@@ -102,7 +107,7 @@ class Journal:
                 if asked is None or asked[0] != team or index >= asked[1]:
                     raise Unknown
                 row = (request, index, thumb, comment, team, time.time())
-                base.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?)", row)
+                base.execute("INSERT OR REPLACE INTO feedback VALUES (?, ?, ?, ?, ?, ?)", row)
         except sqlite3.Error as error:
             raise OSError(f"the journal {self.path} cannot be written: {error}") from error
 
@@ -133,7 +138,7 @@ class Journal:
         try:
             self._log.write("".join(json.dumps(self._line(entry)) + "\n" for entry in entries))
             self._log.flush()
-        except OSError:
+        except (OSError, ValueError):  # a full disk, or closed
             self._failed()
 
     def _line(self, entry: Entry) -> dict[str, Any]:
@@ -161,12 +166,16 @@ class Journal:
                 base.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 if time.time() - self._pruned > PRUNE_SECONDS:
                     self._pruned = time.time()
-                    base.execute("DELETE FROM requests WHERE time < ?", (time.time() - KEEP_SECONDS,))
-        except (sqlite3.Error, OSError):
+                    for table in ("requests", "feedback"):
+                        base.execute(f"DELETE FROM {table} WHERE time < ?", (time.time() - KEEP_SECONDS,))
+            self._trouble = False
+        except (sqlite3.Error, OSError) as error:
             if self._base is not None:
                 self._base.close()
             self._base = None  # the disk may have room again next time
-            LOG.exception("%s requests could not be written to the journal %s", len(rows), self.path)
+            if not self._trouble:
+                LOG.error("requests are not written to the journal %s for now: %s", self.path, error)
+            self._trouble = True
             self._failed()
 
 

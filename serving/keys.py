@@ -88,9 +88,8 @@ class Keys:
             stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
         except FileNotFoundError:
             pass
-        except OSError as error:
-            self._fall_silent(str(error))
-            return
+        except OSError as error:  # seen as a change, so that it is told once, and the file read again after it
+            stamp = (-(error.errno or 1),)
         if stamp == self._stamp:
             return
         with self._lock:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving import generation
 from serving.errors import Refusal
-from serving.generation import LAST_SEED
+from serving.generation import LAST_SEED, MOST_SAMPLES
 from serving.residents import Resident
 
 LARGER = {"/v1/images/edits": 16 * 2**20}  # bytes of a body that holds a picture
@@ -35,7 +35,7 @@ class ImageRequest(BaseModel):
 
     model: str
     prompt: Annotated[str, Field(max_length=32000)]
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
     size: str | None = None
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png"] | None = None
@@ -117,7 +117,7 @@ async def images(request: Request, asked: ImageRequest) -> Response:
         }  # fmt: skip
         return Response(json.dumps(body), headers=made.headers(), media_type="application/json")
 
-    return await generation.once(request, asked, make)
+    return await generation.once(request, make)
 
 
 async def completions(request: Request, asked: CompletionRequest) -> Response:

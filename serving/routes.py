@@ -21,7 +21,7 @@ from starlette.routing import Match, Route
 from serving import errors, generation, openai
 from serving.door import Door
 from serving.errors import Refusal, Refused
-from serving.generation import LAST_SEED, Samples, parts_of
+from serving.generation import LAST_SEED, MOST_SAMPLES, Samples, parts_of
 from serving.journal import Unknown
 from serving.limits import BodyLimit
 from serving.residents import Resident, View
@@ -47,8 +47,8 @@ class Generate(BaseModel):
 
     model: str
     seed: Seed | None = None
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=4096)] | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_SAMPLES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
     controls: dict[str, Any] = {}  # checked by the model that they are for
     format: str | None = None
 
@@ -108,7 +108,7 @@ class Feedback(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     request_id: Annotated[str, Field(pattern="^req-[0-9a-f]{32}$")]
-    index: Annotated[int, Field(ge=0, le=4095)] = 0
+    index: Annotated[int, Field(ge=0, lt=MOST_SAMPLES)] = 0
     thumb: Literal["up", "down"]
     comment: Annotated[str, Field(max_length=2000)] | None = None
 
@@ -193,7 +193,7 @@ async def generate(request: Request, asked: Generate) -> Response:
         made = await generation.generate(request, resident, seeds, controls)
         return _json(made) if as_json else _bytes(made)
 
-    return await generation.once(request, asked, make)
+    return await generation.once(request, make)
 
 
 async def list_models(request: Request) -> Response:
@@ -239,8 +239,10 @@ async def signing_key(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Everything that is counted, for Prometheus."""
+    """Everything that is counted, for Prometheus: of all models and teams, so not for a key of some models."""
     parts = parts_of(request)
+    if "*" not in request.state.caller.models:
+        raise Refusal("the figures tell of every model, and this API key is not for all", status=403)
     parts.metrics.waiting.set(parts.batcher.waiting)
     return Response(parts.metrics.text(), media_type=parts.metrics.media_type)
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from components.errors import AtelierError
+from serving import connections, routes
 from serving import release as releases
-from serving import routes
 from serving.batching import Batcher
 from serving.journal import Journal
 from serving.keys import Keys
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("atelier.serving")
 
+connections.bound()
 app = routes.application()
 
 
