@@ -76,7 +76,8 @@ def containerize(tag: str, *, home: Path) -> Image:
         )
     done = subprocess.run(
         [sys.executable, "-m", "bentoml", "containerize", tag, "--backend", engine, "--image-tag", tag],
-        env=environment(home), cwd=home, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+        env=environment(home) | {"PYTHONWARNINGS": "ignore"}, cwd=home, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise AtelierError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components import delivery, packaging
+from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.provenance import Signer
 from components.records import Artifact, Package, Registered
@@ -111,7 +112,12 @@ def _brought_back(version: Version, place: Workspace) -> Artifact:
     """The bundle of a version, in the store again where it was lost."""
     from components import versioning
 
-    pointer = next(pointer for pointer in version.pointers if pointer.kind == "bundle")
+    pointer = next((pointer for pointer in version.pointers if pointer.kind == "bundle"), None)
+    if pointer is None:
+        raise AtelierError(
+            f"the ledger does not say where the bundle of {version.model}@{version.version} is kept, so it cannot be "
+            "packaged. Run its recipe again to register it anew."
+        )
     bundle, store = Artifact(kind=pointer.kind, digest=pointer.digest), Store(place.store)
     if not store.holds(bundle):
         with store.writing(bundle.kind) as draft:

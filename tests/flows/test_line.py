@@ -147,12 +147,22 @@ def test_mlflow_has_the_version_its_alias_and_the_run_of_each_candidate(first: A
     assert images == {"images/generated.png", "images/held_out.png"}
 
 
+def test_the_licence_of_the_data_goes_with_the_version_and_its_bento(first: Answer, place: Place) -> None:
+    licence = place.ledger.pinned("fashion-tiny", "licence", "1")
+    card = (ROOT / "data" / "fashion" / "README.md").read_text()
+    assert licence is not None and f"licence: {licence}" in card
+    assert place.client.get_model_version("fashion-tiny", "1").tags["atelier.licence"] == licence
+    bento = place.root / "bentoml" / "bentos" / first.run()["bento"].replace(":", "/")
+    assert licence in (bento / "README.md").read_text()
+    assert json.loads((bento / "manifest.json").read_text())["licence"] == licence
+
+
 def test_what_a_person_looks_at_is_there(first: Answer, place: Place) -> None:
     folder = place.root / "reports" / "fashion-tiny"
     assert {path.name for path in folder.iterdir()} == {"vae.png", "dcgan.png", "held_out.png", "served.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())
     assert list((place.root / "store" / "docs").glob("*/index.html"))
-    assert first.run()["bento"].startswith("fashion-tiny:r1-")
+    assert first.run()["bento"].startswith("fashion-tiny:v1-")
     assert (place.root / "bentoml" / "bentos" / first.run()["bento"].replace(":", "/")).is_dir()
 
 
@@ -288,17 +298,26 @@ def test_restore_brings_every_byte_back_without_store_and_cache(second: Answer, 
     assert again.code == 2 and "is not empty" in again.json["error"]
 
 
-def test_a_challenger_is_promoted_and_rolled_back(second: Answer, place: Place) -> None:
+def test_a_challenger_is_promoted_and_rolled_back(first: Answer, second: Answer, place: Place) -> None:
     waiting = place.atelier("run", "fashion-tiny", "--set", "serve.max_samples=5").run()
     assert waiting["alias"] == "challenger" and "train vae" in {s["stage"] for s in waiting["stages"] if s["cached"]}
     promoted = place.atelier("promote", "fashion-tiny", "--reason", "sharper")
     assert promoted.code == 0 and promoted.json["version"] == waiting["version"]
-    assert (place.root / "bentoml" / "bentos" / promoted.json["bento"].replace(":", "/")).is_dir()
+    assert waiting["bento"] == promoted.json["bento"], "it was packaged when it was registered"
+    release = json.loads((place.root / "serving" / "release.json").read_text())
+    served = release["models"]["fashion-tiny"]
+    assert (served["champion"], served["previous"]) == (waiting["version"], "1")
+    assert release["number"] == promoted.json["generation"]
     aliases = place.client.get_registered_model("fashion-tiny").aliases
     assert {name: str(number) for name, number in aliases.items()} == {"champion": waiting["version"], "previous": "1"}
     again = place.atelier("promote", "fashion-tiny")
     assert again.code == 2 and "no challenger" in again.json["error"]
-    assert place.atelier("rollback", "fashion-tiny").json["version"] == "1"
+    shutil.rmtree(place.root / "bentoml" / "bentos" / "fashion-tiny" / first.run()["bento"].partition(":")[2])
+    back = place.atelier("rollback", "fashion-tiny")  # a Bento that was lost is made again before anything moves
+    assert (back.json["version"], back.json["bento"].startswith("fashion-tiny:v1-")) == ("1", True)
+    assert (place.root / "bentoml" / "bentos" / back.json["bento"].replace(":", "/")).is_dir()
+    release = json.loads((place.root / "serving" / "release.json").read_text())
+    assert release["models"]["fashion-tiny"]["champion"] == "1"
     moves = place.atelier("history", "fashion-tiny").json["moves"][-2:]
     assert [(move["alias"], move["version"], move["reason"]) for move in moves] == [
         ("champion", waiting["version"], "sharper"),

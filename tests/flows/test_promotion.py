@@ -6,13 +6,16 @@ import pytest
 
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
-from components.records import Artifact, Scores, Verdict
+from components.records import Artifact, Pointer, Scores, Verdict
 from flows import promotion
 from flows.workspace import Workspace
 
 
-def place_with(tmp_path: Path, *numbers: str) -> Workspace:
-    """A workspace whose ledger knows these versions of `toy`, the first of them as champion."""
+def place_with(tmp_path: Path, *numbers: str, archived: bool = False) -> Workspace:
+    """A workspace whose ledger knows these versions of `toy`, the first of them as champion.
+
+    It says that all but the last are in the archive, where `archived`; the archive holds none.
+    """
     place = Workspace(tmp_path, tmp_path / "workspace")
     place.root.mkdir()
     ledger = Ledger(place.ledger_url)
@@ -22,13 +25,14 @@ def place_with(tmp_path: Path, *numbers: str) -> Workspace:
             bundle=bundle, encoder="e", held_out="h", samples=16, seeds=(0, 1), values={"fd": (1.0, 2.0)},
             floor={}, pictures=bundle,
         )  # fmt: skip
+        pointer = Pointer(kind="bundle", digest=bundle.digest, dvc=f"md5:{number * 32}.dir")
         verdict = Verdict(
             model="toy", candidate="c", family="vae", bundle=bundle, scores=scores, checks=(), rank=1.0, passed=True
         )
         version = Version(
             model="toy", version=number, modality="image", family="vae", bundle=bundle.digest,
             verdict=ledger.record(verdict, run="r"), data="md5:0", commit=None, recipe="sha256:0", run="r",
-            pointers=(), created=f"2026-01-0{number}T00:00:00Z",
+            pointers=(pointer,) if archived and number != numbers[-1] else (), created=f"2026-01-0{number}T00:00:00Z",
         )  # fmt: skip
         ledger.enter(version)
         if number == numbers[0]:
@@ -60,6 +64,15 @@ def test_a_version_that_waits_for_approvals_stays_where_it_is(tmp_path: Path) ->
     with pytest.raises(AtelierError, match="has 0 of the 2 approvals"):
         promotion.promote(place, "toy@2", reason="test")
     assert len(Ledger(place.ledger_url).history("toy")) == 1
+
+
+def test_a_version_whose_bento_cannot_be_made_does_not_become_champion(tmp_path: Path) -> None:
+    place = place_with(tmp_path, "1", "2", "3", archived=True)
+    with pytest.raises(AtelierError, match="bundle"):
+        promotion.promote(place, "toy@2", reason="test")
+    with pytest.raises(AtelierError, match="does not say where the bundle of toy@3 is kept"):
+        promotion.promote(place, "toy@3", reason="test")
+    assert len(Ledger(place.ledger_url).history("toy")) == 1 and not place.release.exists()
 
 
 def test_a_first_champion_has_nothing_to_go_back_to(tmp_path: Path) -> None:
