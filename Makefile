@@ -15,13 +15,16 @@ ifneq ($(wildcard .venv/ready),)
   endif
 endif
 
-.PHONY: help run serve test check soak bench clean hooks lock
+.PHONY: help run up serve test check soak bench clean hooks lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 run: .venv/ready ## real pictures through the whole line, to a served sample
 	@$(BIN)/atelier run $(RECIPE)
+
+up: .venv/ready ## MLflow, Prefect, the controller and the endpoints, until Ctrl-C
+	@$(BIN)/atelier up
 
 serve: .venv/ready ## serve the champions of this workspace
 	@$(BIN)/atelier serve

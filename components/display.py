@@ -25,14 +25,20 @@ DESCRIPTION_LENGTH = 5000  # what MLflow's database takes
 
 
 def show(
-    tracking_uri: str, model: str, ledger: Ledger, *, put_back: Mapping[Alias, str | None] | None = None
+    tracking_uri: str,
+    model: str,
+    ledger: Ledger,
+    *,
+    put_back: Mapping[Alias, str | None] | None = None,
+    granted: Mapping[Alias, str | None] | None = None,
 ) -> tuple[Alias, ...]:
     """Make MLflow's aliases what the ledger says, and return those that were not.
 
     The ledger's write lock is held meanwhile, and the generation that is shown now is noted in it, so that of two that
     display at once neither leaves older aliases. An alias that someone moved in MLflow, and the ledger did not since,
-    is left to the controller to judge; `put_back` names those that it refused, with the version that each was seen at.
-    One that both moved is the ledger's, and the version that it is taken from gets a remark.
+    is left to the controller to judge; `put_back` names those that it refused, with the version that each was seen at,
+    `granted` those that the ledger was made to follow. One that both moved is the ledger's, and the version that it is
+    taken from gets a remark.
     """
     refused = put_back or {}
     if not refused and ledger.displayed(model, tracking_uri).done:
@@ -42,8 +48,9 @@ def show(
     overtaken: dict[Alias, str] = {}
     with ledger.displaying(model, tracking_uri) as due, registry(tracking_uri) as client:
         shown = _aliases(client, model)
+        last = {**due.before, **(granted or {})}  # what MLflow is known to have shown
         for alias in ALIASES:
-            ours, theirs, before = due.now.get(alias), shown.get(alias), due.before.get(alias)
+            ours, theirs, before = due.now.get(alias), shown.get(alias), last.get(alias)
             by_hand = theirs != before
             if theirs == ours or (by_hand and ours == before and not _same(refused, alias, theirs)):
                 continue

@@ -32,3 +32,14 @@ def locked(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def born(pid: int) -> int | None:
+    """When a process started, in ticks since the machine did; None where there is none, or it has ended.
+
+    A number is given to another process in time; together with this it is one process for good.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # a name may hold anything
+        return None if fields[0] in "ZX" else int(fields[19])
+    return None

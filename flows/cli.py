@@ -348,6 +348,43 @@ def serve(
 
 
 @app.command()
+def up(
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.", min=1, max=65535)] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect.", min=1, max=65535)] = 4200,
+    controller_port: Annotated[int, typer.Option(help="Port of the controller.", min=1, max=65535)] = 3001,
+    port: Annotated[int, typer.Option(help="Port of the endpoints.", min=1, max=65535)] = 3000,
+    host: Annotated[str, typer.Option(help="Address of the endpoints; all else stays on loopback.")] = "127.0.0.1",
+) -> None:
+    """Run the platform until Ctrl-C: MLflow and Prefect with their pages, the controller, the endpoints."""
+    place = _enter(Path.cwd())
+    from flows import platform
+
+    ports = platform.Ports(mlflow=mlflow_port, prefect=prefect_port, controller=controller_port, endpoints=port)
+    wanted = platform.Platform(place, ports, host=host)
+    shown = _console(stderr=True)
+
+    def say(words: str) -> None:
+        shown.print(Text(words, "dim"), soft_wrap=True)
+
+    say("starting; the first time takes a while")
+    platform.up(wanted, say=say, ready=lambda running: shown.print(platform.table(wanted, running)))
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show whether the platform is well, and whether ledger, MLflow and endpoints agree on every champion."""
+    from flows import status as standing
+
+    found = standing.examine(_enter(Path.cwd()))
+    if as_json:
+        _print_json(found)
+    else:
+        _console().print(standing.shown(found))
+    if not found["well"]:
+        raise typer.Exit(2)
+
+
+@app.command()
 def restore(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")],
     to: Annotated[Path, typer.Option(help="The folder to fill; it must be new or empty.")],

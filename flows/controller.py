@@ -33,6 +33,7 @@ EVERY_SECONDS = 1.0
 WRITE_SECONDS = 5.0  # how old the status file may be while nothing happens
 AGAIN_SECONDS = 30.0  # the release is computed this often even where the ledger stands still
 SUBSCRIBE_SECONDS = 60.0  # how often MLflow is asked whether the webhook is still there
+HANGING_SECONDS = 60.0
 LOOKS = 5  # at a model whose ledger moves while it is looked at
 ACTOR = "mlflow-ui"  # MLflow does not tell who moved an alias
 REASON = "moved in MLflow"
@@ -49,6 +50,7 @@ class Controller:
             "schema": 1, "pid": os.getpid(), "since": _now(), "polled": None, "errors": {}, "release": None,
             "subscribed": None, "webhook": None, "actions": [],
         }  # fmt: skip
+        self._polled: float | None = None
         self._actions: deque[dict[str, Any]] = deque(maxlen=20)
         self._remarked: dict[tuple[str, Alias], tuple[str | None, int]] = {}  # what is said already, until put back
         self._published: tuple[Any, float] = (None, 0.0)
@@ -66,8 +68,13 @@ class Controller:
                             self._attend(model, shown.get(model, {}))
             with self._told("release"):
                 self._publish()
-        self.status["polled"] = _now()
+        self.status["polled"], self._polled = _now(), time.monotonic()
         self._write()
+
+    def health(self) -> dict[str, Any]:
+        """Whether it polls: one that hangs, or has not polled yet, is not well."""
+        age = time.monotonic() - self._polled if self._polled is not None else None
+        return {"well": age is not None and age < HANGING_SECONDS, "polled": self.status["polled"]}
 
     def note(self, topic: str, error: Exception | None) -> None:
         """Put an error, or its end, into the log, once, and into the status."""
@@ -87,6 +94,7 @@ class Controller:
             return
         due, seen = self._look(model)
         refused: dict[Alias, str | None] = {}
+        granted: dict[Alias, str | None] = {}
         expected = due.generation
         for alias in ALIASES:
             wanted = seen.get(alias)
@@ -94,13 +102,14 @@ class Controller:
                 continue  # MLflow lags, or the ledger moved it too: `show` knows what to do
             why = self._refusal(model, alias, wanted, expected)
             if why is None:
+                granted[alias] = wanted
                 move = self.ledger.current(model).get(alias)
                 expected = max(expected, move.generation if move else 0)
             else:
                 refused[alias] = wanted
                 self._remark(model, alias, wanted, due, why)
         if refused or not self._is_shown(model):
-            changed = display.show(self.place.tracking_uri, model, self.ledger, put_back=refused)
+            changed = display.show(self.place.tracking_uri, model, self.ledger, put_back=refused, granted=granted)
             for alias in changed:
                 self._act("put back" if alias in refused else "shown", model, alias, self._held(model, alias))
         self._settled(model, refused)
@@ -266,7 +275,7 @@ def run(place: Workspace, *, every: float, port: int, server: str | None) -> Non
         shared = webhook.secret(place, "webhook.secret")
         controller, inbox = Controller(place), Inbox(shared)
         controller.status["webhook"] = inbox.counts
-        with Receiver(port, inbox, wake=wake.set, health=lambda: {"polled": controller.status["polled"]}) as receiver:
+        with Receiver(port, inbox, wake=wake.set, health=controller.health) as receiver:
             subscription = Subscription(controller, server, receiver.server_port, shared) if server else None
             if subscription:
                 subscription.start()

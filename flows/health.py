@@ -4,7 +4,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from flows import workspace
 from flows.workspace import Workspace
 
 NEEDED_GIB = 2.0  # a first run writes about 0.3 GiB; the rest is room for those that follow
-SERVING_PORT = 3000
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _workspace(place: Workspace) -> Iterator[Check]:
     )
     yield _tried("data", lambda: _data(place), "git checkout data.dvc .dvc infra/starter-data")
     yield _device()
-    yield _port()
+    yield _ports(place)
 
 
 def _writable(place: Workspace) -> str:
@@ -120,13 +119,22 @@ def _device() -> Check:
     return Check("device", True, found)
 
 
-def _port() -> Check:
+def _ports(place: Workspace) -> Check:
+    """Whether `atelier up` could listen, unless it does."""
+    from flows.platform import Ports
+
+    running = workspace.servers(place)
+    if running is not None:
+        return Check("ports", True, f"the platform is up, process {running['pid']}")
+    taken = [f"{port} ({part})" for part, port in asdict(Ports()).items() if _answers(port)]
+    found = f"in use: {', '.join(taken)}" if taken else f"free: {', '.join(map(str, asdict(Ports()).values()))}"
+    mend = "stop what listens there, or name other ports: atelier up --help, atelier serve --port"
+    return Check("ports", not taken, found, mend)
+
+
+def _answers(port: int) -> bool:
     with socket.socket() as probe:
-        free = probe.connect_ex(("127.0.0.1", SERVING_PORT)) != 0
-    found = f"{SERVING_PORT} is {'free' if free else 'in use'}"
-    return Check(
-        "port", free, found, f"stop what listens there, or serve elsewhere: atelier serve --port {SERVING_PORT + 1}"
-    )
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _tried(name: str, attempt: Callable[[], str], mend: str) -> Check:

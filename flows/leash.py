@@ -34,11 +34,12 @@ def tie(*, grace: float = GRACE_SECONDS) -> None:
 _watchers: list["subprocess.Popen[bytes]"] = []
 
 
-def _marked(mark: str) -> list[int]:
+def marked(mark: str, *, name: str = MARK) -> list[int]:
+    """The processes whose environment holds `name` with that value; not those that have ended."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+            if f"{name}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found
 
@@ -47,12 +48,12 @@ def main(mark: str, grace: float) -> None:
     """Wait until standard input closes; then SIGTERM, and after `grace` seconds SIGKILL for what does not heed it."""
     sys.stdin.read()
     until = time.monotonic() + grace
-    for pid in _marked(mark):
+    for pid in marked(mark):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    while _marked(mark) and time.monotonic() < until:
+    while marked(mark) and time.monotonic() < until:
         time.sleep(0.2)
-    for pid in _marked(mark):
+    for pid in marked(mark):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

@@ -151,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/healthz":
-            self._answer(200, self.server.health())
+            content = self.server.health()
+            self._answer(200 if content["well"] else 503, content)
         else:
             self._answer(404, {"error": "there are /healthz and the webhooks' POST / only"})
 

@@ -1,17 +1,22 @@
 """Where the embedded mode keeps everything, and the one place that sets the vendors' environment."""
 
 import errno
+import json
 import logging
 import os
 import shutil
+import socket
 import sqlite3
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from components.errors import AtelierError
+from components.process import born
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -72,6 +77,10 @@ class Workspace:
     @property
     def release(self) -> Path:
         return self.serving / "release.json"
+
+    @property
+    def up(self) -> Path:
+        return self.root / "up.json"
 
     @property
     def secrets(self) -> Path:
@@ -147,9 +156,33 @@ def enter(workspace: Workspace, *, debug: bool = False) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_TRACKING_URI": workspace.tracking_uri,
         "BENTOML_HOME": str(workspace.bentos),
+        **_of_servers(workspace),
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def servers(workspace: Workspace) -> dict[str, Any] | None:
+    """What `atelier up` wrote of the servers that it runs in this workspace now; None where it does not run."""
+    try:
+        told: dict[str, Any] = json.loads(workspace.up.read_bytes())
+        alive = born(int(told["pid"])) == told["born"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told if alive else None
+
+
+def _of_servers(workspace: Workspace) -> dict[str, str]:
+    """Runs are seen in the Prefect that `atelier up` runs, where it answers; MLflow is used directly all the same."""
+    url = ((servers(workspace) or {}).get("parts", {}).get("prefect") or {}).get("url")
+    if url is None:
+        return {}
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=1).close()
+    except OSError:
+        return {}
+    return {"PREFECT_API_URL": f"{url}/api"}
 
 
 class _Log(RotatingFileHandler):

@@ -24,7 +24,7 @@ from components.ledger import Ledger, Superseded, Version
 from components.packaging import bento_model
 from components.records import Artifact, Check, Scores, Verdict
 from flows import webhook
-from flows.controller import Controller, status_file
+from flows.controller import HANGING_SECONDS, Controller, status_file
 from flows.webhook import Inbox, Receiver, Refused
 from flows.workspace import Workspace
 
@@ -304,6 +304,26 @@ def test_a_promotion_shown_while_the_controller_looks_is_not_taken_for_a_hand(
     assert [town.remarks(version) for version in "1234"] == [[], [], [], []]
 
 
+def test_who_moves_the_champion_again_at_once_gets_what_was_asked_last(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third, publish, hands = town.register().version, Controller._publish, [0]
+
+    def move_again(controller: Controller) -> None:
+        publish(controller)
+        if hands:
+            hands.pop()
+            town.hand("champion", third)
+
+    town.hand("champion", "2")
+    with monkeypatch.context() as granting:
+        granting.setattr(Controller, "_publish", move_again)
+        town.controller.poll()
+    assert town.shown["champion"] == third, "it is not taken for something that the ledger has overtaken"
+    town.controller.poll()
+    assert town.shown == town.held == {"champion": third, "previous": "2"} and town.remarks(third) == []
+
+
 def test_a_slow_display_of_older_aliases_comes_before_a_newer_one(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     third, others = town.register(), []
     original = MlflowClient.set_registered_model_alias
@@ -392,6 +412,13 @@ def test_the_status_file_tells_what_was_done(town: Town) -> None:
     told = json.loads(status_file(town.place).read_bytes())
     assert told["polled"] and told["errors"] == {} and told["release"] == 2
     assert [action["what"] for action in told["actions"]][-2:] == ["refused", "put back"]
+
+
+def test_a_controller_is_well_while_it_polls(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert town.controller.health()["well"] and not Controller(town.place).health()["well"]
+    later = time.monotonic() + HANGING_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert not town.controller.health()["well"]
 
 
 def test_a_second_controller_of_a_workspace_is_refused(town: Town) -> None:
