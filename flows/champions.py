@@ -1,9 +1,10 @@
 """The champion of a model and the Bentos of versions: found, brought back, packaged; without Prefect and MLflow."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from components import delivery, packaging
+from components import delivery, model_card, packaging
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.provenance import Signer
@@ -55,6 +56,17 @@ def package_version(version: Version, place: Workspace) -> Package:
         store=store,
         home=place.bentos,
     )
+
+
+def settings(place: Workspace) -> dict[str, str]:
+    """What the service of a Bento is told: the workspace's keys, signature and journal, unless the environment says."""
+    own = {
+        "ATELIER_KEYS": place.serving / "keys.json",
+        "ATELIER_JOURNAL": place.serving / "journal.db",
+        "ATELIER_SIGNING_KEY": keys.signing_key(place),
+    }
+    told = {name: str(path) for name, path in own.items() if path.is_file()}
+    return told | {name: os.environ[name] for name in model_card.SETTINGS if name in os.environ}
 
 
 @dataclass(frozen=True)

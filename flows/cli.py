@@ -344,7 +344,7 @@ def serve(
         _print_json({"schema": 1, "model": made.model, "version": made.version, "bento": made.tag, "url": url})
     else:
         Console(stderr=True).print(f"serving {made.model}@{made.version} on {url}, until Ctrl-C")
-    packaging.serve(made.tag, home=place.bentos, host=host, port=port)
+    packaging.serve(made.tag, home=place.bentos, host=host, port=port, settings=champions.settings(place))
 
 
 @app.command()
