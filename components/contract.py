@@ -116,6 +116,9 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
     def loss(self, phase: str, batch: B, *, step: int, generator: torch.Generator) -> Loss:
         """The loss of one phase; all its noise is drawn from `generator`, on that generator's device."""
 
+    def refuse(self, controls: K) -> None:
+        """Raise an `AtelierError` where this model, built for its data, cannot honour such controls."""
+
     def after_step(self, step: int) -> None:
         """What follows a step outside of its gradients, such as a moving average."""
 

@@ -1,5 +1,6 @@
 """Scores of a bundle: what it generates through the door of serving, against held-out rows."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components import bundle as bundles
@@ -22,9 +23,10 @@ def evaluate(
     _refuse_other_shape(bundle, shards, store)
     reference = _reference(shards, encoder, modality=modality, store=store)
     endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
-    rounds = [reference.measure(draw(endpoint, settings.samples, seed=seed)) for seed in settings.seeds]
+    asked = reference.requests(endpoint.card.controls)
+    rounds = [reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked)) for seed in settings.seeds]
     with store.writing("pictures") as pictures:
-        for name, sheet in reference.sheets(draw(endpoint, SHOWN, seed=settings.seeds[0])).items():
+        for name, sheet in reference.sheets(draw(endpoint, SHOWN, seed=settings.seeds[0], asked=asked)).items():
             (pictures.directory / f"{name}.png").write_bytes(sheet)
     return Scores(
         bundle=bundle,
@@ -91,9 +93,10 @@ def _bring_back(encoder: Artifact, recipe: Recipe, *, ledger: Ledger, store: Sto
         archive.bring(pointer, draft.directory)
 
 
-def draw(endpoint: sampling.Endpoint, count: int, *, seed: int) -> Batch:
-    """`count` samples at the endpoint's default controls, each from a seed of its own under `seed`."""
-    return endpoint.sample([loading.seed_of(seed, "sample", i) for i in range(count)])
+def draw(endpoint: sampling.Endpoint, count: int, *, seed: int, asked: Sequence[Mapping[str, Any]] = ({},)) -> Batch:
+    """`count` samples, each from a seed of its own under `seed`; their controls are those of `asked`, over and over."""
+    requests = [asked[i % len(asked)] for i in range(count)]
+    return endpoint.sample([loading.seed_of(seed, "sample", i) for i in range(count)], requests)
 
 
 def _reference(shards: Shards, encoder: Artifact, *, modality: str, store: Store) -> Any:
@@ -103,5 +106,5 @@ def _reference(shards: Shards, encoder: Artifact, *, modality: str, store: Store
         part.open_split(directory, "train"),
         part.open_split(directory, "held_out"),
         encoders.load(encoder, shards, modality=modality, store=store),
-        classes=len(shards.validated.dataset.classes),
+        classes=shards.validated.dataset.classes,
     )

@@ -237,13 +237,19 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
         raise AtelierError(
             f"the recipe {name}: prepare has {_count(error)}: {'; '.join(_mistakes(error, prepare))}"
         ) from None
-    metrics = modalities.part(recipe.modality, "metrics").DIRECTIONS
+    scored = modalities.part(recipe.modality, "metrics")
+    metrics, needs = scored.DIRECTIONS, scored.NEEDS
     for where, metric in [
         *((f"gates.{i}", gate.metric) for i, gate in enumerate(recipe.gates)),
         ("rank_by", recipe.rank_by),
     ]:
         if metric not in metrics:
             raise AtelierError(f"the recipe {name}: {where}: {unknown('metric', metric, metrics)}")
+        if metric in needs and needs[metric] not in recipe.controls:
+            raise AtelierError(
+                f"the recipe {name}: {where}: {metric} is about the control {needs[metric]!r}, which the recipe does "
+                f"not offer. Add it to controls, as in {{{needs[metric]}: {{default: any, choices: [any, ...]}}}}."
+            )
 
 
 def _override(raw: dict[str, Any], setting: str) -> None:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from components import checkpoint, families, loading, modalities
 from components.contract import Batch, Family, Loss, Phase, Spec
+from components.controls import PublicControl
 from components.errors import AtelierError
 from components.recipe import Candidate, Recipe, Train
 from components.records import Shards, Trained
@@ -57,7 +58,9 @@ def refuse_unfit(recipe: Recipe, shards: Shards) -> None:
     for name, candidate in recipe.candidates.items():
         with torch.device("meta"):
             try:
-                build(candidate, _spec(recipe.modality, shards))
+                family = build(candidate, _spec(recipe.modality, shards))
+                for controls in _public(recipe.controls):
+                    family.refuse(families.get(candidate.family).Controls.model_validate(controls))
             except AtelierError as error:
                 raise AtelierError(f"candidates.{name}: {error}") from None
 
@@ -229,6 +232,14 @@ class Loop:
             self.curves.setdefault(name, []).append((self.step, now, value))
         left = (self.settings.steps - self.step) / pace
         self.signs.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))
+
+
+def _public(controls: Mapping[str, PublicControl]) -> Iterator[dict[str, Any]]:
+    """The defaults of a recipe's controls, and each other choice that it offers."""
+    defaults = {name: control.default for name, control in controls.items()}
+    yield defaults
+    for name, control in controls.items():
+        yield from ({**defaults, name: choice} for choice in control.choices or ())
 
 
 def _parameters(optimizer: Optimizer) -> Sequence[nn.Parameter]:

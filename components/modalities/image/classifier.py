@@ -21,6 +21,7 @@ class Classifier(nn.Module):
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
+        self.spec = spec
         if len(spec.classes) < 2:
             raise AtelierError(
                 "evaluate.encoder is `classifier`, but the dataset has no labels to train one on. Give its rows labels "

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from components import fidelity
+from components.controls import PublicControl
 from components.loading import Split
 from components.modalities.image import codec
 from components.modalities.image.batch import Images
-from components.modalities.image.classifier import Classifier
+from components.modalities.image.classifier import Classifier, fit
 
 DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "fd": "lower",
@@ -25,7 +26,10 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "coverage": "higher",
     "copied": "lower",
     "label_entropy": "higher",
+    "label_accuracy": "higher",
+    "cas": "higher",
 }
+NEEDS: Mapping[str, str] = {"label_accuracy": "label", "cas": "label"}  # the public control that a metric is about
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,13 @@ class Reference:
     """What generated pictures are held against: held-out features [M, D] and training pixels [N, pixels]."""
 
     encoder: Classifier
-    classes: int
+    names: tuple[str, ...]  # of the classes
     held_out_MD: Tensor
     training: Tensor
     held_out: Images
 
     @classmethod
-    def of(cls, train: Split, held_out: Split, encoder: Classifier, *, classes: int) -> Self:
+    def of(cls, train: Split, held_out: Split, encoder: Classifier, *, classes: tuple[str, ...]) -> Self:
         rows, training = _all(held_out), _all(train)
         return cls(encoder, classes, encoder.features(rows), training.pixels.flatten(1), rows)
 
@@ -51,26 +55,67 @@ class Reference:
             "kd": fidelity.kernel_distance(features_ND, self.held_out_MD),
             **fidelity.neighbourhoods(features_ND, self.held_out_MD),
             "copied": float(fidelity.copied(generated.pixels.flatten(1), self.training).float().mean()),
-            "label_entropy": fidelity.entropy_share(self.encoder.labels(features_ND), self.classes),
+            "label_entropy": fidelity.entropy_share(self.encoder.labels(features_ND), len(self.names)),
+            **self._control(generated, features_ND),
         }
+
+    def _control(self, generated: Images, features_ND: Tensor) -> dict[str, float]:
+        """How well rows that were asked for by label show it, to a classifier of real rows and to one of their own.
+
+        `cas` is the classification accuracy score (Ravuri and Vinyals, 2019, arXiv:1905.10887): a classifier that
+        saw generated rows only, tested on the held-out ones.
+        """
+        if generated.labels is None or self.held_out.labels is None:
+            return {}
+        taught = fit(_Rows(generated), self.encoder.spec, seed=0)
+        found_M = taught.labels(taught.features(self.held_out))
+        return {
+            "label_accuracy": _share(self.encoder.labels(features_ND), generated.labels),
+            "cas": _share(found_M, self.held_out.labels),
+        }
+
+    def requests(self, controls: Mapping[str, PublicControl]) -> list[dict[str, str]]:
+        """What generated rows are asked for: the label of a held-out row each, where the endpoint takes labels."""
+        if "label" not in controls or self.held_out.labels is None:
+            return [{}]
+        return [{"label": self.names[label]} for label in self.held_out.labels.tolist()]
 
     def floor(self) -> dict[str, float]:
         """The same metrics for real pictures: one half of the held-out rows against the other."""
         order = torch.randperm(len(self.held_out_MD), generator=torch.Generator().manual_seed(0))
         one, other = order.chunk(2)
+        labels = self.held_out.labels
         left_ND, right_ND = self.held_out_MD[one], self.held_out_MD[other]
         return {
             "fd": fidelity.frechet_distance(left_ND, right_ND),
             "kd": fidelity.kernel_distance(left_ND, right_ND),
             **fidelity.neighbourhoods(left_ND, right_ND),
             "copied": float(fidelity.copied(self.held_out.pixels.flatten(1), self.training).float().mean()),
-            "label_entropy": fidelity.entropy_share(self.encoder.labels(self.held_out_MD), self.classes),
+            "label_entropy": fidelity.entropy_share(self.encoder.labels(self.held_out_MD), len(self.names)),
+            **({} if labels is None else {"label_accuracy": _share(self.encoder.labels(self.held_out_MD), labels)}),
         }
 
     def sheets(self, generated: Images) -> dict[str, bytes]:
         """The pictures a person looks at: generated rows, and real ones of the same number."""
         real = self.held_out.rows(slice(len(generated)))
         return {"generated": codec.grid(generated, columns=10), "held_out": codec.grid(real, columns=10)}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A batch as one side to train on."""
+
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, index: Tensor) -> Images:
+        return self.images.rows(index)
+
+
+def _share(found_B: Tensor, wanted_B: Tensor) -> float:
+    return float((found_B == wanted_B.cpu()).float().mean())
 
 
 def _all(split: Split) -> Images:

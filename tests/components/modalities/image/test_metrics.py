@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from components.controls import PublicControl
 from components.modalities.image import classifier, metrics
 from components.modalities.image.batch import Images, ImageSpec
 
@@ -32,21 +33,41 @@ class Bars:
 def reference() -> metrics.Reference:
     train = Bars(512, seed=0)
     encoder = classifier.fit(train, SPEC, seed=0)
-    return metrics.Reference.of(train, Bars(256, seed=1), encoder, classes=2)
+    return metrics.Reference.of(train, Bars(256, seed=1), encoder, classes=SPEC.classes)
 
 
 def test_every_metric_has_a_direction_and_a_value(reference: metrics.Reference) -> None:
-    assert reference.measure(Images(Bars(64, seed=2).pixels)).keys() == metrics.DIRECTIONS.keys()
-    assert reference.floor().keys() == metrics.DIRECTIONS.keys()
+    bars = Bars(64, seed=2)
+    assert reference.measure(Images(bars.pixels, bars.labels)).keys() == metrics.DIRECTIONS.keys()
+    assert reference.measure(Images(bars.pixels)).keys() == metrics.DIRECTIONS.keys() - metrics.NEEDS.keys()
+    assert reference.floor().keys() == metrics.DIRECTIONS.keys() - {"cas"}
 
 
 def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metrics.Reference) -> None:
-    good = reference.measure(Images(Bars(256, seed=2).pixels))
-    bad = reference.measure(Images(torch.rand(256, 1, 16, 16) * 2 - 1))
+    bars = Bars(256, seed=2)
+    good = reference.measure(Images(bars.pixels, bars.labels))
+    bad = reference.measure(Images(torch.rand(256, 1, 16, 16) * 2 - 1, bars.labels))
     for name, direction in metrics.DIRECTIONS.items():
         sign = 1 if direction == "lower" else -1
         assert sign * good[name] <= sign * bad[name], name
     assert good["fd"] < 0.2 * bad["fd"]
+
+
+def test_pictures_that_do_not_show_what_they_were_asked_for_lose_label_accuracy_and_cas(
+    reference: metrics.Reference,
+) -> None:
+    bars = Bars(256, seed=2)
+    right = reference.measure(Images(bars.pixels, bars.labels))
+    wrong = reference.measure(Images(bars.pixels, 1 - bars.labels))
+    assert right["label_accuracy"] > 0.95 and right["cas"] > 0.9
+    assert wrong["label_accuracy"] < 0.05 and wrong["cas"] < 0.1
+
+
+def test_labels_are_asked_for_as_the_held_out_rows_have_them(reference: metrics.Reference) -> None:
+    label = PublicControl(default="any", choices=("any", "upper", "lower"))
+    asked = reference.requests({"label": label})
+    assert [row["label"] for row in asked[:3]] == ["upper", "lower", "upper"] and len(asked) == 256
+    assert reference.requests({}) == [{}]
 
 
 def test_training_rows_themselves_are_seen_as_copies(reference: metrics.Reference) -> None:
