@@ -5,6 +5,7 @@ The server runs from the Bento's own folder with no path into this checkout, so 
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 READY_SECONDS = 90.0  # a start takes about 3 on two idle cores, and many times that on a busy machine
 LOG_LINES = 8
+TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+ ")
 
 Answer = tuple[int, Message, bytes]
 
@@ -126,9 +128,12 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def last_lines(text: str) -> str:
-    """The end of a log as one line, each of its lines once, without the places and marks of a traceback."""
-    lines = dict.fromkeys(line.strip() for line in text.splitlines())
-    told = [line for line in lines if line.strip("^~ ") and not line.startswith('File "')]
+    """The end of a log as one line, each of its lines once, without the places and marks of a traceback.
+
+    A line counts as the same whatever its time: a worker that fails is started again, and fails the same way.
+    """
+    lines = {TIME.sub("", line.strip()): line.strip() for line in reversed(text.splitlines())}
+    told = [line for line in reversed(lines.values()) if line.strip("^~ ") and not line.startswith('File "')]
     return " | ".join(told[-LOG_LINES:])
 
 

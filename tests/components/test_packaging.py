@@ -467,3 +467,17 @@ def _environ(process):
         return process.environ()
     except psutil.Error:
         return {}
+
+
+def test_last_words_of_a_worker_that_failed_twice_are_told_once():
+    traceback = 'Traceback\n  File "x.py", line 1\n    load()\n    ^^^^\nAtelierError: size\n'
+    once = f"{{0}} [ERROR] Startup\n{traceback}{{0}} [ERROR] Exit\n"
+    log = once.format("2026-01-01T00:00:01+0000") + once.format("2026-01-01T00:00:09+0000")
+    told = server.last_lines(log).split(" | ")
+    assert [line.split("[")[-1] for line in told] == [
+        "ERROR] Startup",
+        "Traceback",
+        "load()",
+        "AtelierError: size",
+        "ERROR] Exit",
+    ]
