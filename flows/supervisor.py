@@ -176,7 +176,7 @@ class Supervisor:
         _end(kept, time.monotonic() + 2.0)
         if time.monotonic() - kept.started > STEADY_SECONDS:
             kept.tries = 0
-        wait = min(LONGEST_WAIT, 0.5 * 2**kept.tries) if kept.tries else 0.0
+        wait = min(LONGEST_WAIT, 0.25 * 2**kept.tries) if kept.tries > 1 else 0.0
         kept.healthy, kept.due = False, time.monotonic() + wait
         self._say(f"{kept.part.title} {why}; it starts again{f' in {wait:g} s' if wait else ''} ({kept.part.log})")
 

@@ -421,6 +421,7 @@ def test_a_controller_is_well_while_it_polls(town: Town, monkeypatch: pytest.Mon
     assert not town.controller.health()["well"]
 
 
+@pytest.mark.slow
 def test_a_second_controller_of_a_workspace_is_refused(town: Town) -> None:
     (town.place.project / "data.dvc").write_text("outs: []\n")
     command = [sys.executable, "-m", "flows.controller", "--port", "0", "--project", str(town.place.project)]

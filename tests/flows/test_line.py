@@ -277,7 +277,7 @@ def test_doctor_finds_this_machine_good_but_for_what_it_says(place: Place) -> No
     assert {"python", "packages", "project", "disk", "workspace", "ledger", "data"} <= {
         check["check"] for check in answer.json["checks"]
     }
-    assert bad <= {"port", "disk", "packages"} and answer.code == (2 if bad else 0)
+    assert bad <= {"ports", "disk", "packages"} and answer.code == (2 if bad else 0)
 
 
 def test_restore_brings_every_byte_back_without_store_and_cache(second: Answer, place: Place, tmp_path: Path) -> None:
