@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import secrets
+from typing import Literal
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +13,16 @@ from starlette.exceptions import HTTPException
 
 UNREADABLE = "There was an error parsing the body"  # FastAPI's words for whatever else goes wrong with it
 LONGEST = 1000  # characters of a message, which may repeat what a caller wrote
-KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+Kind = Literal[
+    "invalid_request_error", "authentication_error", "permission_error", "not_found_error", "rate_limit_error",
+    "server_error",
+]  # fmt: skip
+KINDS: dict[int, Kind] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 class Refusal(Exception):
@@ -39,7 +49,7 @@ class Fault(BaseModel):
     """What went wrong, in OpenAI's format."""
 
     message: str
-    type: str
+    type: Kind
     param: str | None
     code: str | None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
+from pydantic import BeforeValidator
 
 from components import provenance
 from components.errors import AtelierError
@@ -21,6 +22,13 @@ from serving.residents import Resident
 LAST_SEED = 2**53 - 1  # JSON's numbers are exact up to here in every language
 MOST_SAMPLES = 4096  # of one request, whatever a model's card allows
 LOADING_SECONDS = 60.0
+
+
+def _whole(given: object) -> object:
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+WHOLE = BeforeValidator(_whole)  # JSON tells 2.0 and 2 apart no more than JSON Schema does
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving import generation
 from serving.errors import Refusal
-from serving.generation import LAST_SEED, MOST_SAMPLES
+from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE
+from serving.openapi import ANSWER, ASKED, MADE, ONCE, ORIGIN, refusals, success
 from serving.residents import Resident
 
 LARGER = {"/v1/images/edits": 16 * 2**20}  # bytes of a body that holds a picture
+FORM = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"model": {"type": "string", "minLength": 1}},
+                    "required": ["model"],
+                }
+            }
+        }
+    }
+}
 ROUTES = {
     "image": "/v1/images/generations",
     "text": "/v1/completions",
@@ -31,11 +45,14 @@ class ImageRequest(BaseModel):
     `seed` and `controls` are ours. A model that takes no prompt says so by an empty `revised_prompt`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True,
+        json_schema_extra={"examples": [{"model": "fashion", "prompt": "", "n": 2, "seed": 7}]},
+    )  # fmt: skip
 
     model: str
     prompt: Annotated[str, Field(max_length=32000)]
-    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES), WHOLE] | None = None
     size: str | None = None
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png"] | None = None
@@ -44,7 +61,7 @@ class ImageRequest(BaseModel):
     moderation: Literal["auto"] | None = None
     stream: Literal[False] | None = None
     user: str | None = None
-    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] | None = None
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED), WHOLE] | None = None
     controls: dict[str, Any] = {}
 
 
@@ -58,6 +75,8 @@ class Image(BaseModel):
 
 class Images(BaseModel):
     """OpenAI's answer, and where the pictures come from; `created` in unix seconds."""
+
+    model_config = ANSWER
 
     created: int
     data: list[Image]
@@ -85,16 +104,22 @@ class SpeechRequest(BaseModel):
     model: str
 
 
-def add(app: FastAPI, refusals: dict[int | str, dict[str, Any]]) -> None:
+def add(app: FastAPI) -> None:
     """Put these routes into the application."""
-    app.add_api_route("/v1/images/generations", images, methods=["POST"], response_model=Images, responses=refusals)
+    app.add_api_route(
+        "/v1/images/generations", images, methods=["POST"], response_model=Images, openapi_extra=ONCE,
+        responses=success("Pictures as PNG in base64", headers=ORIGIN) | refusals(*MADE),
+    )  # fmt: skip
     others: dict[str, Callable[..., Any]] = {
         "/v1/completions": completions,
         "/v1/audio/speech": speech,
         "/v1/images/edits": edits,
     }
     for path, route in others.items():
-        app.add_api_route(path, route, methods=["POST"], response_class=Response, status_code=404, responses=refusals)
+        app.add_api_route(
+            path, route, methods=["POST"], response_class=Response, status_code=404, responses=refusals(*ASKED),
+            openapi_extra=FORM if route is edits else None,
+        )  # fmt: skip
 
 
 async def images(request: Request, asked: ImageRequest) -> Response:
@@ -130,9 +155,7 @@ async def speech(request: Request, asked: SpeechRequest) -> Response:
     raise _not_yet(await _of_kind(request, asked.model, "audio"))
 
 
-async def edits(
-    request: Request, model: Annotated[str, Form(min_length=1, media_type="multipart/form-data")]
-) -> Response:
+async def edits(request: Request, model: Annotated[str, Form(min_length=1)]) -> Response:
     """Image to image: for models that take a picture, none of which is promoted yet; nothing else is read till then."""
     raise _not_yet(await _of_kind(request, model, "image"))
 

@@ -16,16 +16,19 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Route
 
-from serving import errors, generation, openai
+from serving import errors, generation, openai, openapi
 from serving.door import Door
-from serving.errors import Refusal, Refused
-from serving.generation import LAST_SEED, MOST_SAMPLES, Samples, parts_of
+from serving.errors import Refusal
+from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE, Samples, parts_of
 from serving.journal import Unknown
 from serving.limits import BodyLimit
+from serving.openapi import ANSWER, ASKED, MADE, MANIFEST, MEDIA, ONCE, ORIGIN, READ, Application, refusals, success
 from serving.residents import Resident, View
 
+EVERY = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE"]
 BODY_BYTES = 65536  # a request holds numbers and names only
 PAGE = Path(__file__).with_name("playground.html")
 POLICY = (
@@ -33,7 +36,7 @@ POLICY = (
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
+Seed = Annotated[int, Field(ge=0, le=LAST_SEED), WHOLE]
 
 
 class Generate(BaseModel):
@@ -43,12 +46,14 @@ class Generate(BaseModel):
     server draws them and tells which. `model` is a name, `name@alias` or `name@version`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_extra={"examples": [{"model": "fashion", "seed": 7}]}
+    )
 
     model: str
     seed: Seed | None = None
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_SAMPLES)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES), WHOLE] | None = None
     controls: dict[str, Any] = {}  # checked by the model that they are for
     format: str | None = None
 
@@ -76,6 +81,8 @@ class Generated(BaseModel):
 class Card(BaseModel):
     """A model that may be asked for: its champion, its other versions, what it takes and where it comes from."""
 
+    model_config = ANSWER
+
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -97,6 +104,8 @@ class Card(BaseModel):
 class Cards(BaseModel):
     """The models of the release, in OpenAI's format."""
 
+    model_config = ANSWER
+
     object: Literal["list"] = "list"
     data: list[Card]
     release: int
@@ -105,16 +114,21 @@ class Cards(BaseModel):
 class Feedback(BaseModel):
     """What someone thinks of one sample of a request; the newest about a sample counts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True,
+        json_schema_extra={"examples": [{"request_id": f"req-{'0' * 32}", "thumb": "up"}]},
+    )  # fmt: skip
 
     request_id: Annotated[str, Field(pattern="^req-[0-9a-f]{32}$")]
-    index: Annotated[int, Field(ge=0, lt=MOST_SAMPLES)] = 0
+    index: Annotated[int, Field(ge=0, lt=MOST_SAMPLES), WHOLE] = 0
     thumb: Literal["up", "down"]
     comment: Annotated[str, Field(max_length=2000)] | None = None
 
 
 class Kept(BaseModel):
     """The feedback as it was kept."""
+
+    model_config = ANSWER
 
     object: Literal["feedback"] = "feedback"
     request_id: str
@@ -129,28 +143,13 @@ class SigningKey(BaseModel):
     public_key: str
 
 
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Refused} for status in statuses}
-
-
-COMMON = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)
-ORIGIN = {
-    name: {"schema": {"type": "string"}, "description": told}
-    for name, told in {
-        "X-Request-Id": "names this request to `atelier trace` and in feedback",
-        "X-Model": "the model that answered",
-        "X-Model-Version": "its version",
-        "X-Model-Digest": "the digest of its bundle",
-        "X-Seed": "the seeds of the samples, with commas between",
-    }.items()
-}
-
-
 def application() -> FastAPI:
     """The routes as an ASGI app; the service puts `parts: Parts` into its `state`."""
-    app = FastAPI(
+    app = Application(
         title="Atelier", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json",
-        description="Samples of gated generative models, each traceable to the data that made it.",
+        description="Samples of gated generative models, each traceable to the data that made it. What a model takes "
+        "beyond this description, its controls and limits, is in its card at /v1/models.",
+        generate_unique_id_function=openapi.named,
     )  # fmt: skip
     app.add_middleware(BodyLimit, most=BODY_BYTES, larger=openai.LARGER)
     app.add_middleware(Door)
@@ -161,24 +160,42 @@ def application() -> FastAPI:
         Exception: errors.broken,
     }.items():
         app.add_exception_handler(kind, answer)
-    media: dict[int | str, dict[str, Any]] = {
-        200: {"model": Generated, "headers": ORIGIN, "content": {"image/png": {}, "application/octet-stream": {}}}
-    }
+    _add(app)
+    openai.add(app)
+    app.add_api_route("/{rest:path}", no_route, methods=EVERY, include_in_schema=False)
+    return app
+
+
+def _add(app: FastAPI) -> None:
     add = app.add_api_route
-    add("/v1/generate", generate, methods=["POST"], responses=media | _refusals(*COMMON), response_class=Response)
-    openai.add(app, _refusals(*COMMON))
-    add("/v1/models", list_models, methods=["GET"], response_model=Cards, responses=_refusals(401, 500))
+    told = "One sample in the model's own media type, or JSON"
+    made = success(told, headers=ORIGIN | MANIFEST, media=MEDIA)
+    made[200]["model"] = Generated
+    add(
+        "/v1/generate", generate, methods=["POST"], responses=made | refusals(*MADE), response_class=Response,
+        openapi_extra=ONCE,
+    )  # fmt: skip
+    add(
+        "/v1/models", list_models, methods=["GET"], response_model=Cards,
+        responses=success("The models that the caller may ask") | refusals(*READ),
+    )  # fmt: skip
     add(
         "/v1/models/{named}", one_model, methods=["GET"], response_model=Card,
-        responses=_refusals(401, 403, 404, 422, 500, 503),
+        responses=success("One model, or one version of it") | refusals(*READ, 404, 503),
     )  # fmt: skip
-    add("/v1/feedback", feedback, methods=["POST"], response_model=Kept, responses=_refusals(*COMMON))
-    add("/v1/signing-key", signing_key, methods=["GET"], response_model=SigningKey, responses=_refusals(404, 500))
-    add("/metrics", metrics, methods=["GET"], include_in_schema=False)
+    add(
+        "/v1/feedback", feedback, methods=["POST"], response_model=Kept,
+        responses=success("It was kept") | refusals(*ASKED),
+    )  # fmt: skip
+    add(
+        "/v1/signing-key", signing_key, methods=["GET"], response_model=SigningKey, openapi_extra={"security": []},
+        responses=success("The public key") | refusals(403, 404, 500),
+    )  # fmt: skip
+    add(
+        "/metrics", metrics, methods=["GET"], response_class=PlainTextResponse,
+        responses=success("Prometheus's text format") | refusals(*READ),
+    )  # fmt: skip
     add("/", playground, methods=["GET"], include_in_schema=False)
-    every = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
-    add("/{rest:path}", no_route, methods=every, include_in_schema=False)
-    return app
 
 
 async def generate(request: Request, asked: Generate) -> Response:

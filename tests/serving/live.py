@@ -17,7 +17,7 @@ SECONDS = 10.0
 def running(app: FastAPI, **options) -> Iterator[str]:
     """The address of a server that answers with `app` until the block ends; the port is the system's choice."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, **options))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off", **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server", daemon=True)
     thread.start()
     until(lambda: server.started)
