@@ -151,9 +151,10 @@ async def once(request: Request, make: Callable[[], Awaitable[Response]]) -> Res
     key = request.headers.get("idempotency-key")
     if key is None:
         return await make()
-    where = f"{request.url.path} {request.headers.get('accept', '')} "
+    caller: Caller = request.state.caller  # another key of the team may be for other models
+    where = f"{request.url.path} {request.headers.get('accept', '')} {','.join(caller.models)} "
     digest = hashlib.sha256(where.encode() + await request.body()).digest()
-    return await parts_of(request).replies.once(request.state.caller.team, key, digest, make)
+    return await parts_of(request).replies.once(caller.team, key, digest, make)
 
 
 async def generate(request: Request, resident: Resident, seeds: Sequence[int], controls: Mapping[str, Any]) -> Samples:

@@ -76,6 +76,7 @@ class Journal:
         self._base: sqlite3.Connection | None = None  # of the thread alone
         self._pruned = 0.0
         self._trouble = False  # told once, until it is over
+        self._judging = threading.Lock()  # a flood of thumbs waits here, instead of fighting for the disk
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -101,7 +102,7 @@ class Journal:
             raise Unknown
         self.settle()
         try:
-            with closing(_open(self.path)) as base, base:
+            with self._judging, closing(_open(self.path)) as base, base:
                 base.execute("PRAGMA synchronous=FULL")
                 asked = base.execute("SELECT team, samples FROM requests WHERE id = ?", (request,)).fetchone()
                 if asked is None or asked[0] != team or index >= asked[1]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import sqlite3
@@ -20,6 +21,7 @@ import pytest
 
 from serving import connections
 from serving.batching import Batcher
+from serving.limits import BodyLimit
 from serving.residents import Residents
 from tests.serving.live import SECONDS, connect, held_up, running, until
 from tests.serving.shop import Shop, application, close
@@ -171,6 +173,23 @@ def test_a_dribbled_head_does_not_keep_a_connection_open(url, monkeypatch):
                 connection.sendall(bytes([letter]))
                 time.sleep(0.01)
         assert time.monotonic() - started < 1.5
+
+
+def test_a_dribbled_body_is_told_that_its_time_is_up_and_then_left(parts, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    app = application(parts)
+    (limit,) = [middleware for middleware in app.user_middleware if middleware.cls is BodyLimit]
+    limit.kwargs["seconds"] = 0.3
+    with running(app, http=connections.Connection) as url, connect(url) as connection:
+        connection.sendall(POST + b"content-length: 60000\r\n\r\n")
+        until(lambda: not connection.send(b" ") or select.select([connection], [], [], 0.01)[0], 2)
+        assert connection.recv(12) == b"HTTP/1.1 408"
+        started = time.monotonic()
+        with suppress(ConnectionError):
+            for _ in range(300):
+                connection.sendall(b" ")
+                time.sleep(0.01)
+        assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -331,6 +350,20 @@ def test_many_requests_of_one_idempotency_key_are_one_and_another_teams_are_its_
     assert len({answer.content for answer in answers}) == 1 and batches(parts) == ran + 1
     other = ask(lab)
     assert other.content != answers[0].content and "Idempotent-Replayed" not in other.headers
+
+
+def test_a_key_for_other_models_gets_no_answer_that_another_of_its_team_kept(guarded, team):
+    parts, _ = guarded
+    headers, body = {"Idempotency-Key": "kept"}, {"model": "shoes"}
+    assert team("shop").post("/v1/generate", json=body, headers=headers).status_code == 200
+    kept = parts.keys._path.read_text()
+    try:
+        held = json.loads(kept)
+        held["keys"][0] |= {"models": ["fashion"]}
+        parts.keys._path.write_text(json.dumps(held))
+        assert team("shop").post("/v1/generate", json=body, headers=headers).status_code == 422
+    finally:
+        parts.keys._path.write_text(kept)
 
 
 def test_feedback_on_what_another_team_asked_for_is_as_unknown_as_what_nobody_did(team):

@@ -47,7 +47,9 @@ def endpoint(toy):
 
 @pytest.fixture
 def toy():
-    return Toy()
+    toy = Toy()
+    yield toy
+    toy.gate.set()
 
 
 @pytest.fixture
