@@ -5,8 +5,10 @@ import base64
 import hashlib
 import io
 import json
+import re
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import openai
 import pytest
@@ -38,7 +40,7 @@ def parts(shop):
     release = shop.release(
         fashion={"champion": "1", "challenger": "2", "versions": versions}, shoes={"champion": "1", "versions": others}
     )
-    parts = shop.parts(release, keys=shop.root / "keys.json", places=2)
+    parts = shop.parts(release, keys=shop.root / "keys.json", places=4)
     yield parts
     close(parts)
 
@@ -82,6 +84,15 @@ def test_seed_and_controls_go_into_the_extra_body(client):
     assert drawn(seed=5).b64_json == drawn(seed=5, controls={}).b64_json != drawn(seed=6).b64_json
     assert drawn(seed=5, controls={"truncation": 0.3}).b64_json != drawn(seed=5).b64_json
     assert drawn(seed=5).seed == 5
+
+
+def test_the_lines_of_the_readme_run_as_they_are(url, capsys):
+    (lines,) = re.findall(r"```python\n(from openai import .*?)```", Path("README.md").read_text(), re.S)
+    for written, meant in [("http://localhost:3000/v1", url), ("any, while the server has no keys", TOKENS["all"])]:
+        assert written in lines
+        lines = lines.replace(written, meant)
+    exec(lines, {})
+    assert "sha256:" in capsys.readouterr().out
 
 
 def test_what_an_answer_came_from_is_in_its_headers(client):
@@ -154,12 +165,12 @@ def full(parts, client, monkeypatch):
     held = held_up(monkeypatch, parts.residents.view.champions["fashion"].endpoint)
     askers = [
         threading.Thread(target=client.images.generate, kwargs={"model": "fashion", "prompt": "", "n": n})
-        for n in (1, 2)
+        for n in (1, 4)
     ]
     askers[0].start()
     assert held.entered.wait(SECONDS)
     askers[1].start()
-    until(lambda: parts.batcher.waiting == 2)
+    until(lambda: parts.batcher.waiting == 4)
     yield held.go
     held.go.set()
     for asker in askers:
