@@ -92,8 +92,8 @@ def _calls(version: "Version", endpoint: dict[str, Any]) -> str:
     shown = _table(("control", "what it takes"), controls) if controls else "It has no public controls."
     return "\n\n".join(
         [
-            "`NAME:VERSION` as in `bento.yaml`, and the Bento in the store that `BENTOML_HOME` names; `torch` is pinned "
-            "without its build: name an index of the build you want to pip.",
+            "`NAME:VERSION` as in `bento.yaml`, and the Bento in the store that `BENTOML_HOME` names; `torch` is "
+            "pinned without its build: name an index of the build you want to pip.",
             "```sh\npip install -r env/python/requirements.txt\nbentoml serve NAME:VERSION --host 127.0.0.1\n"
             f"curl -s localhost:3000/v1/generate -H 'Content-Type: application/json' -d '{body}' -o sample\n```",
             "The same seed, controls and version give the same bytes. `GET /v1/models` tells the rest.",

@@ -212,7 +212,7 @@ def _create(
     }
     model_id, place = _log(client, verdict, bundle, run)
     try:
-        client.create_registered_model(verdict.model, {"atelier.modality": modality})
+        client.create_registered_model(verdict.model, {"atelier.modality": modality}, _about(modality, tags))
     except MlflowException:
         client.get_registered_model(verdict.model)  # there already, or else this says why it could not be made
     labels = {f"atelier.{name}": value for name, value in known.items()}
@@ -222,6 +222,15 @@ def _create(
     shown_by = [{"name": made.name, "version": str(made.version)}]  # what MLflow's page of the model links to
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(shown_by)})
     return _version(made)
+
+
+def _about(modality: str, tags: Mapping[str, str]) -> str:
+    """What a registered model's page says on top."""
+    return (
+        f"Generates {modality}. Trained on data under the licence: {tags.get('licence', 'not known')}. `champion` is "
+        "what the endpoints serve: open a version, and move the alias there to promote it. A version that passed no "
+        "gates, or waits for approvals, is put back, and its page says why."
+    )
 
 
 def _log(client: "MlflowClient", verdict: Verdict, bundle: Path, run: str) -> tuple[str, str]:

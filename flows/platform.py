@@ -174,8 +174,11 @@ def table(platform: Platform, supervisor: Supervisor) -> Table:
         "controller": "webhooks of MLflow",
         "endpoints": "playground, /v1",
     }
+    pages = {"mlflow": "/#/models"}  # its front page has no way to the models
     for name, kept in supervisor.kept.items():
-        rows.add_row(f"[bold]{kept.part.title}[/bold]", kept.part.url, f"[dim]{notes[name]}[/dim]")
+        rows.add_row(
+            f"[bold]{kept.part.title}[/bold]", kept.part.url + pages.get(name, ""), f"[dim]{notes[name]}[/dim]"
+        )
     for title, url in (("MLflow", platform.tracking_server), ("Prefect", platform.prefect_server)):
         if url:
             rows.add_row(f"[bold]{title}[/bold]", url, "[dim]your own[/dim]")

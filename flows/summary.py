@@ -1,6 +1,5 @@
 """What a run came to, in words and tables for a person."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,12 +83,16 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def description(verdict: Verdict, *, among: int) -> str:
-    """What a reviewer reads in MLflow beside a version, as Markdown: its gates, their values and intervals."""
-    lines = [f"`{verdict.candidate}` ({verdict.family}), the best of {among} candidates.", ""]
-    lines += ["| gate | value | interval | outcome |", "|---|---|---|---|"]
+    """What a reviewer reads in MLflow beside a version, as Markdown: its gates, their values and intervals.
+
+    Its lists show the first words as they are written, and its pages set tables without room between the cells.
+    """
+    held = sum(check.passed for check in verdict.checks)
+    kind = verdict.family if verdict.candidate == verdict.family else f"{verdict.candidate} ({verdict.family})"
+    lines = [f"{kind}: {held} of {len(verdict.checks)} gates hold; the best of {among} candidates.", ""]
     for check in verdict.checks:
-        outcome = ("holds" if check.passed else "fails") + (f": {check.reason}" if check.reason else "")
-        lines.append(f"| {check.gate} | {check.value:.4g} | {check.low:.4g} to {check.high:.4g} | {outcome} |")
+        outcome = ("holds" if check.passed else "fails") + (f" ({check.reason})" if check.reason else "")
+        lines.append(f"- **{check.gate}** {outcome}: {check.value:.4g}, between {check.low:.4g} and {check.high:.4g}")
     samples, seeds = verdict.scores.samples, len(verdict.scores.seeds)
     real = ", ".join(f"{name} {value:.3g}" for name, value in verdict.scores.floor.items())
     return "\n".join([*lines, "", f"Means over {seeds} seeds of {samples} samples. Real data against itself: {real}."])
@@ -123,7 +126,9 @@ def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, secon
             "",
             f"atelier serve {model}     then: curl -s localhost:3000/v1/generate {ask}",
             f"atelier show {model}      its gates, numbers and lineage",
-            f"mlflow ui --backend-store-uri {shlex.quote(place.tracking_uri)}",
+            "atelier up"
+            + " " * (len(model) + 9)
+            + "the endpoints of all champions, a playground, and MLflow to promote in",
         ]
     )
 
