@@ -15,7 +15,7 @@ ifneq ($(wildcard .venv/ready),)
   endif
 endif
 
-.PHONY: help run up serve test check soak bench clean hooks lock
+.PHONY: help run up serve test check soak bench bench-serving clean hooks lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -44,6 +44,9 @@ soak: .venv/ready ## the long forms of the tests: kills, races, floods; an hour 
 
 bench: .venv/ready ## the figures of the README, measured here
 	@$(BIN)/python -m tests.benchmarks
+
+bench-serving: .venv/ready ## those of serving alone, beside a hand-written server and LitServe
+	@$(BIN)/python -m tests.benchmarks serving
 
 clean: ## remove what `make run` made; data/ and .venv stay
 	rm -rf .atelier build dist *.egg-info

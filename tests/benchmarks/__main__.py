@@ -7,7 +7,7 @@ meanwhile: these are comparisons within one run, never tests.
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import families, kills, line, loop, rows
+from tests.benchmarks import families, kills, line, loop, rows, serving
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "loop": loop.main,
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "line": line.main,
     "rows": rows.main,
     "kills": kills.main,
+    "serving": serving.main,
 }
 
 
