@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 from itertools import count
@@ -188,3 +189,37 @@ def test_phases_that_are_not_due_are_left_out() -> None:
     ours.phases = (Phase("main", optimizer="main", every=2),)
     parts = [ours.advance(Rows(blobs(8)).batch(torch.arange(8))) for _ in range(4)]
     assert [bool(part) for part in parts] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({}, [1, 1, 1, 1, 1]),
+        ({"warmup": 3}, [0.25, 0.5, 0.75, 1, 1]),
+        ({"schedule": "cosine"}, [1, 0.853553, 0.5, 0.146447, 0]),
+        ({"schedule": "cosine", "warmup": 1}, [0.5, 0.853553, 0.5, 0.146447, 0]),
+    ],
+)
+def test_learning_rates_follow_the_schedule(settings: dict[str, Any], shares: list[float]) -> None:
+    train = Train(steps=4, **settings)
+    assert [training.share_of_rate(train, step) for step in range(5)] == pytest.approx(shares, abs=1e-6)
+
+
+def test_a_schedule_is_resumed_where_it_was(tmp_path: Path) -> None:
+    def scheduled(upto: int, **options: Any) -> training.Loop:
+        torch.manual_seed(0)
+        family = vae.Model(vae.Config(**SMALL), ImageSpec(channels=1, size=8))
+        settings = Train(steps=6, batch_size=8, schedule="cosine", checkpoint_every=1)
+        made = training.Loop(family, settings, **options)
+        made.signs = training.Signs(stop=lambda: made.step == upto < 6)
+        with contextlib.suppress(training.Stopped):
+            made.run(lambda start: (blobs(8) for _ in count()))
+        return made
+
+    undisturbed = scheduled(6)
+    scheduled(3, job="job", checkpoints=tmp_path)
+    resumed = scheduled(6, job="job", checkpoints=tmp_path)
+    rates = [made.optimizers["main"].param_groups[0]["lr"] for made in (undisturbed, resumed)]
+    assert rates == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * 5 / 6))] * 2)
+    weights = zip(resumed.family.parameters(), undisturbed.family.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
