@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -73,6 +73,7 @@ class Journal:
         self.path, self._texts, self._failed = path, texts, failed
         self._log = log or sys.stderr
         self._entries: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
+        self._awaited = threading.Event()  # somebody waits for what was noted
         self._base: sqlite3.Connection | None = None  # of the thread alone
         self._pruned = 0.0
         self._trouble = False  # told once, until it is over
@@ -91,6 +92,7 @@ class Journal:
         """Wait until what was noted so far is written."""
         written = threading.Event()
         self._entries.put(written)
+        self._awaited.set()
         written.wait(seconds)
 
     def feedback(self, request: str, index: int, thumb: str, comment: str | None, *, team: str) -> None:
@@ -115,16 +117,16 @@ class Journal:
     def close(self) -> None:
         """Write what is left, and end."""
         self._entries.put(None)
+        self._awaited.set()
         self._thread.join(10)
 
     def _work(self) -> None:
         ending = False
         while not ending:
             taken = [self._entries.get()]
-            until = time.monotonic() + GATHER_SECONDS
-            while isinstance(taken[-1], Entry) and (left := until - time.monotonic()) > 0:
-                with suppress(queue.Empty):
-                    taken.append(self._entries.get(timeout=left))
+            self._awaited.wait(GATHER_SECONDS)  # not for the next entry: to be woken by each costs every request
+            self._awaited.clear()
+            taken += [self._entries.get() for _ in range(self._entries.qsize())]
             ending = None in taken
             entries = [entry for entry in taken if isinstance(entry, Entry)]
             self._tell(entries)
