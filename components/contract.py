@@ -36,6 +36,11 @@ class Controls(Strict):
 class Spec(Strict):
     """The facts about prepared data that a network is built around."""
 
+    @property
+    def gives(self) -> bool:
+        """Whether samples are made from rows that are given, such as degraded pictures to restore."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -86,6 +91,7 @@ class Sampler(Protocol[B_co, K_contra]):
     """All that serving may know of a family."""
 
     modality: ClassVar[str]
+    edits: ClassVar[bool]
     alike: ClassVar[tuple[str, ...]]
 
     def sample(
@@ -98,6 +104,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
 
     modality: ClassVar[str]
     served: ClassVar[tuple[str, ...]]  # the sub-modules that sampling needs: the rest stays behind
+    edits: ClassVar[bool] = False  # whether each sample is made from a given row, in `conditions`
     rows: ClassVar[int] = 8  # every forward pass of sampling runs at this many rows
     alike: ClassVar[tuple[str, ...]] = ()  # controls on which they must agree, as on a number of steps
 
@@ -130,10 +137,16 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
     def sample(self, seeds: Sequence[int], *, controls: Sequence[K], conditions: Batch | None = None) -> B:
         """One sample per seed, equal to the byte whoever else is in the batch.
 
-        Rows run padded to a fixed shape, since a kernel may round otherwise at another one.
+        Rows run padded to a fixed shape, since a kernel may round otherwise at another one. `conditions` holds the
+        row that each sample is made from, where the family edits; others are given none.
         """
         if len(seeds) != len(controls):
             raise ValueError(f"{len(seeds)} seeds but {len(controls)} controls; give one of each per sample")
+        if self.edits and (conditions is None or len(conditions) != len(seeds)):
+            rows = 0 if conditions is None else len(conditions)
+            raise ValueError(f"{len(seeds)} samples are asked for and {rows} rows given; give one to make each from")
+        if not self.edits and conditions is not None:
+            raise ValueError("this family makes its samples from seeds alone, and rows were given")
         batches = []
         for start in range(0, len(seeds), self.rows):
             kept = range(start, min(start + self.rows, len(seeds)))

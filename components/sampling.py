@@ -3,17 +3,18 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from components import bundle, controls, families, modalities
-from components.contract import Batch, Sampler, Strict
+from components.contract import Batch, Sampler, Strict, join
 from components.errors import AtelierError
 from components.spelling import unknown
 from components.store import digest_of
+
+__all__ = ["Batch", "Endpoint", "join", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +31,53 @@ class Endpoint:
     rows: int  # samples of one forward pass, which costs the same with fewer
     _sampler: Sampler[Any, Any]
     _family_controls: type[Strict]
-    _encode: Any
+    _codec: Any
 
-    def sample(self, seeds: Sequence[int], requests: Sequence[Mapping[str, Any]] | None = None) -> Batch:
-        """One row per seed as tensors; `requests` holds each row's public controls, the defaults where left out."""
+    @property
+    def edits(self) -> bool:
+        """Whether each sample is made from a row that is given, as by image to image."""
+        return self._sampler.edits
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        given: Batch | None = None,
+    ) -> Batch:
+        """One row per seed as tensors; `requests` holds each row's public controls, the defaults where left out.
+
+        `given` holds the row that each is made from where the model edits; a `ValueError` where it lacks or is there
+        for nothing.
+        """
         requests = [{}] * len(seeds) if requests is None else requests
         typed = [self._family_controls(**self.checked(asked)) for asked in requests]
-        rows: Batch = self._sampler.sample(seeds, controls=typed)
+        rows: Batch = self._sampler.sample(seeds, controls=typed, conditions=given)
         return rows
 
-    def generate(self, seeds: Sequence[int], requests: Sequence[Mapping[str, Any]] | None = None) -> list[bytes]:
+    def generate(
+        self,
+        seeds: Sequence[int],
+        requests: Sequence[Mapping[str, Any]] | None = None,
+        given: Batch | None = None,
+    ) -> list[bytes]:
         """One encoded sample per seed, in the media type of the modality."""
-        encoded: list[bytes] = self._encode(self.sample(seeds, requests))
+        return self.encode(self.sample(seeds, requests, given))
+
+    def encode(self, rows: Batch) -> list[bytes]:
+        """Each row in the media type of the modality, such as PNG."""
+        encoded: list[bytes] = self._codec.encode(rows, spec=self.spec)
         return encoded
+
+    def read(self, payload: bytes) -> Batch:
+        """What a caller gives, as one row to edit; a `ValueError` of one sentence where it cannot be read."""
+        if not self.edits:
+            raise AtelierError(f"{self.card.model} makes its samples from seeds alone, and takes nothing in")
+        row: Batch = self._codec.read(payload, self.spec)
+        return row
+
+    def example(self) -> Batch | None:
+        """A row to try an editing model with, such as for warmth; None for one that takes none."""
+        return self.read(self._codec.example(self.spec.model_dump())) if self.edits else None
 
     def bucket(self, controls: Mapping[str, Any]) -> Hashable:
         """What rows must agree on to share a forward pass; `controls` as `checked` gives them."""
@@ -110,5 +145,5 @@ def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> 
         rows=sampler.rows,
         _sampler=sampler,
         _family_controls=family.Controls,
-        _encode=partial(codec.encode, spec=spec),
+        _codec=codec,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch comes with it
-    from components.sampling import Endpoint
+    from components.sampling import Batch, Endpoint
 
 PLACES = 512  # samples that wait, of all models together
 SMOOTHING = 0.2  # weight of the newest batch in the expected seconds of the next
@@ -44,6 +44,7 @@ class Job:
     controls: Mapping[str, Any]
     finish: Finish  # what follows for each sample: its index and bytes in, the bytes to hand over out
     bucket: Bucket
+    given: "Batch | None" = None  # the row that each sample is made from, where the model edits
     done: "Future[list[bytes]]" = field(default_factory=Future)
     asked: float = field(default_factory=time.monotonic)
     begun: float = 0.0  # when its first batch was
@@ -88,12 +89,13 @@ class Batcher:
         finish: Finish = lambda index, sample: sample,
         patience: float | None = None,
         always: bool = False,
+        given: "Batch | None" = None,
     ) -> Job:
         """A job whose `done` will hold one sample per seed; `Busy` at once where it would wait beyond `patience` s.
 
         With `always` it is taken though the queue is full: what a server asks of itself.
         """
-        job = Job(endpoint, seeds, controls, finish, (name, endpoint.bucket(controls)))
+        job = Job(endpoint, seeds, controls, finish, (name, endpoint.bucket(controls)), given)
         with self._changed:
             wait = self._expected_wait()
             if self._ending or (not always and self._waiting + len(seeds) > self.places):
@@ -188,6 +190,7 @@ def _run(parts: Sequence[tuple[Job, range]], now: float) -> list[Job]:
         made = parts[0][0].endpoint.generate(
             [job.seeds[row] for job, rows in parts for row in rows],
             [job.controls for job, rows in parts for _ in rows],
+            _given(parts),
         )
     except BaseException as error:  # noqa: BLE001 - it belongs to the callers
         return [job for job, _ in parts if _fail(job, error)]
@@ -202,6 +205,14 @@ def _run(parts: Sequence[tuple[Job, range]], now: float) -> list[Job]:
         if len(job.samples) == len(job.seeds) and job.done.set_running_or_notify_cancel():
             job.done.set_result(job.samples)
     return failed
+
+
+def _given(parts: Sequence[tuple[Job, range]]) -> "Batch | None":
+    """What the rows of a batch are made from, each job's its own; all jobs of a bucket are given rows, or none is."""
+    from components.sampling import join
+
+    given = [job.given.rows(slice(rows.start, rows.stop)) for job, rows in parts if job.given is not None]
+    return join(given) if given else None
 
 
 def _fail(job: Job, error: BaseException) -> bool:

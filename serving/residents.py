@@ -126,7 +126,10 @@ class Residents:
         from components import sampling
 
         endpoint = sampling.load(self._locate(served), digest=served.digest)
-        self._batcher.submit((model, version), endpoint, [0], endpoint.checked({}), always=True).done.result()
+        first = self._batcher.submit(
+            (model, version), endpoint, [0], endpoint.checked({}), always=True, given=endpoint.example()
+        )
+        first.done.result()
         return Resident(model, version, served, endpoint, since=int(time.time()))
 
     def _make_room(self) -> None:

@@ -38,6 +38,11 @@ def loop(**train: Any) -> training.Loop:
     return training.Loop(family, Train(batch_size=8, **train))
 
 
+def test_a_family_that_takes_nothing_in_is_refused_for_data_that_give_something() -> None:
+    with pytest.raises(AtelierError, match="'vae' takes nothing in: leave `degrade` out"):
+        training.build(candidate(), ImageSpec(channels=1, size=8, degrade="blur"))
+
+
 def test_what_it_says_of_a_run(tmp_path: Path) -> None:
     seen: list[training.Progress] = []
     done = trained(Store(tmp_path), candidate(steps=20), report=seen.append)

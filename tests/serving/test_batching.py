@@ -5,9 +5,11 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
+import torch
 
 from components.bundle import EndpointCard
 from components.contract import Strict
+from components.modalities.image.batch import Images
 from components.sampling import Endpoint
 from serving.batching import Batcher, Busy
 
@@ -22,6 +24,7 @@ class Toy:
     """A family of four rows that notes its batches, and waits at its gate."""
 
     modality = "toy"
+    edits = False
     alike = ("steps",)
     rows = 4
 
@@ -37,11 +40,19 @@ class Toy:
         return seeds
 
 
+class Digits:
+    """How the toy's samples travel."""
+
+    @staticmethod
+    def encode(seeds, spec):
+        return [b"%d" % seed for seed in seeds]
+
+
 def endpoint(toy):
     card = EndpointCard.model_validate({"model": "toy", "controls": {"steps": {"default": 1}}})
     return Endpoint(
         card=card, family="toy", modality="toy", media_type="text/plain", parameters=0, controls=Steps, spec=None,
-        rows=4, _sampler=toy, _family_controls=Steps, _encode=lambda seeds: [b"%d" % seed for seed in seeds],
+        rows=4, _sampler=toy, _family_controls=Steps, _codec=Digits,
     )  # fmt: skip
 
 
@@ -59,7 +70,7 @@ def batcher():
     batcher.close()
 
 
-def held(batcher, toy, name=("toy", "1")):
+def held(batcher, toy, name=("toy", "1"), **first):
     """A first job that keeps the thread busy until the gate opens, and a way to ask for more."""
     toy.gate.clear()
     served = endpoint(toy)
@@ -67,7 +78,7 @@ def held(batcher, toy, name=("toy", "1")):
     def ask(*seeds, steps=1, **how):
         return batcher.submit(how.pop("name", name), served, seeds, {"steps": steps}, **how)
 
-    first = ask(0)
+    first = ask(0, **first)
     until(lambda: first.begun)
     return ask, first
 
@@ -94,6 +105,29 @@ def test_rows_that_must_agree_do_not_share_a_batch_and_the_oldest_goes_first(bat
     for job in jobs:
         job.done.result(10)
     assert toy.batches[1:] == [[(1, 1), (3, 1)], [(2, 9)]]
+
+
+class Editor(Toy):
+    """A family that makes each sample from a given row."""
+
+    edits = True
+
+    def sample(self, seeds, *, controls, conditions=None):
+        rows = super().sample(seeds, controls=controls)
+        return [100 * int(given) + seed for seed, given in zip(rows, conditions.pixels, strict=True)]
+
+
+def test_each_row_has_the_given_row_of_its_own_job(batcher):
+    editor = Editor()
+    ask, _ = held(batcher, editor, given=rows(9))
+    jobs = [ask(1, given=rows(1)), ask(2, 3, 4, 5, given=rows(2, 3, 4, 5)), ask(6, given=rows(6))]
+    editor.gate.set()
+    assert [job.done.result(10) for job in jobs] == [[b"101"], [b"202", b"303", b"404", b"505"], [b"606"]]
+    assert [len(batch) for batch in editor.batches] == [1, 4, 2]
+
+
+def rows(*values):
+    return Images(torch.tensor(values))
 
 
 def test_versions_never_share_a_batch(batcher, toy):

@@ -1,13 +1,14 @@
-"""How pictures travel: PNG bytes, which can carry a note."""
+"""How pictures travel: PNG bytes, which can carry a note; and how whatever callers and data sources give is read."""
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:  # who only reads the note of a picture does without torch
     from torch import Tensor
@@ -16,7 +17,12 @@ if TYPE_CHECKING:  # who only reads the note of a picture does without torch
 
 MEDIA_TYPE = "image/png"
 SUFFIX = ".png"
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MEGAPIXELS_AT_MOST = 64  # Pillow itself only warns until 179
+GIVEN_FORMATS = ("PNG", "JPEG", "WEBP")
+GIVEN_MEGAPIXELS_AT_MOST = 16
+JPEG, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
+SCANS_AT_MOST = 100  # a progressive JPEG has about ten, and may hold one in forty bytes
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NOTE = b"atelier\0\0\0\0\0"  # of an iTXt chunk: keyword, not compressed, of no language
 LOOK = (b"acTL", b"fcTL", b"fdAT", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"eXIf")
@@ -34,6 +40,78 @@ def to_bytes(pixels: "Tensor") -> np.ndarray:
     """Pixels [B, c, h, w] in [-1, 1] as uint8 [B, h, w, c]."""
     levels = ((pixels.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return levels.permute(0, 2, 3, 1).numpy()
+
+
+def read(payload: bytes, spec: "ImageSpec") -> "Images":
+    """A picture that a caller gives, as one row of that spec; a `ValueError` of one sentence where it is none.
+
+    It is fitted as the data are. Only what people send is read, PNG, JPEG and WebP, of at most 16 megapixels.
+    """
+    import torch
+
+    from components.modalities.image.batch import Images
+
+    if payload.startswith(JPEG) and payload.count(JPEG_SCAN) > SCANS_AT_MOST:
+        raise ValueError(f"the picture has over {SCANS_AT_MOST} scans, each of which is as much work as a whole one")
+    try:
+        picture = decode(payload, formats=GIVEN_FORMATS, megapixels=GIVEN_MEGAPIXELS_AT_MOST)
+        pixels = np.frombuffer(fitted(picture, size=spec.size, channels=spec.channels), np.uint8)
+    except Exception as error:  # noqa: BLE001 - hostile bytes make a decoder raise anything at all
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"the picture cannot be read: {why}") from None
+    row = torch.tensor(pixels).reshape(1, spec.channels, spec.size, spec.size)
+    return Images(row.float().div_(127.5).sub_(1))
+
+
+def example(spec: Mapping[str, Any]) -> bytes:
+    """A picture to ask an editing model of such a spec about: a slope from black to white."""
+    slope = np.linspace(0, 255, spec["size"]).round().astype(np.uint8)
+    return _png(np.broadcast_to(slope[:, None], (spec["size"], spec["size"], spec["channels"])).copy())
+
+
+def decode(payload: bytes, *, formats: tuple[str, ...] = FORMATS, megapixels: int = MEGAPIXELS_AT_MOST) -> Image.Image:
+    """The first frame, upright as its EXIF says; a `ValueError` or Pillow's own errors where the bytes are no picture.
+
+    A picture of over so many megapixels is refused by the size in its header, before any pixel is unpacked.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bombs, whose limit below is lower, and of broken EXIF, which turns nothing
+        try:
+            picture = Image.open(io.BytesIO(payload), formats=formats)
+        except UnidentifiedImageError:
+            raise ValueError(f"these bytes are none of {', '.join(formats)}") from None
+        if picture.width * picture.height > megapixels * 10**6:
+            raise ValueError(f"its header says {picture.width} x {picture.height} pixels, over {megapixels} megapixels")
+        picture.load()
+        return ImageOps.exif_transpose(picture) if picture.getexif().get(0x0112, 1) != 1 else picture
+
+
+def flat(picture: Image.Image, *, channels: int) -> Image.Image:
+    """The picture in mode L (1 channel) or RGB (3), transparent parts on white.
+
+    Sixteen-bit pictures keep their high byte, where Pillow would clip them to white.
+    """
+    if picture.mode == "L" and channels == 1 and "transparency" not in picture.info:
+        return picture  # the most usual case, which needs no copy
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    elif picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture.convert("L" if channels == 1 else "RGB")
+
+
+def fitted(picture: Image.Image, *, size: int, channels: int) -> bytes:
+    """The picture as bytes [channels, size, size]; what is not square is cropped at its centre."""
+    picture = flat(picture, channels=channels)
+    if picture.size != (size, size):
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        box = (left, top, left + side, top + side)
+        picture = picture.crop(box).resize((size, size), Image.Resampling.LANCZOS)
+    if channels == 1:
+        return picture.tobytes()
+    return np.asarray(picture).transpose(2, 0, 1).tobytes()
 
 
 def grid(images: "Images", *, columns: int, scale: int = 2) -> bytes:

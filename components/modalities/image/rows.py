@@ -1,17 +1,15 @@
 """What can be said of one picture from its bytes alone; the bytes and their header are never trusted."""
 
 import hashlib
-import io
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MEGAPIXELS_AT_MOST = 64  # Pillow itself only warns until 179
+from components.modalities.image.codec import decode, fitted, flat
+
 COUNTED_SINGLY = 2**16  # pixels; for more a histogram is quicker, and needs no memory
 
 FACTS = pa.schema(
@@ -73,40 +71,6 @@ def _levels(grey: Image.Image, pixels: bytes | None) -> tuple[float, float]:
     return total / count, math.sqrt(count * squares - total**2) / count
 
 
-def decode(payload: bytes) -> Image.Image:
-    """The first frame, upright as its EXIF says; a `ValueError` or Pillow's own errors where the bytes are no picture.
-
-    A picture of over 64 megapixels is refused by the size in its header, before any pixel is unpacked.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bombs, whose limit below is lower, and of broken EXIF, which turns nothing
-        try:
-            picture = Image.open(io.BytesIO(payload), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError(f"these bytes are none of {', '.join(FORMATS)}") from None
-        if picture.width * picture.height > MEGAPIXELS_AT_MOST * 10**6:
-            raise ValueError(
-                f"its header says {picture.width} x {picture.height} pixels, over {MEGAPIXELS_AT_MOST} megapixels"
-            )
-        picture.load()
-        return ImageOps.exif_transpose(picture) if picture.getexif().get(0x0112, 1) != 1 else picture
-
-
-def flat(picture: Image.Image, *, channels: int) -> Image.Image:
-    """The picture in mode L (1 channel) or RGB (3), transparent parts on white.
-
-    Sixteen-bit pictures keep their high byte, where Pillow would clip them to white.
-    """
-    if picture.mode == "L" and channels == 1 and "transparency" not in picture.info:
-        return picture  # the most usual case, which needs no copy
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-    elif picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
-    return picture.convert("L" if channels == 1 else "RGB")
-
-
 def near_hash(picture: Image.Image) -> str:
     """256 bits as hex: whether each of 16 x 16 cells is darker than its right neighbour (a difference hash).
 
@@ -119,17 +83,5 @@ def near_hash(picture: Image.Image) -> str:
 
 def fit(batch: pa.RecordBatch, *, size: int, channels: int) -> pa.RecordBatch:
     """Each `payload` as `pixels`: bytes [channels, size, size], what is not square cropped at its centre."""
-    fitted = [_fitted(payload, size, channels) for payload in batch["payload"].to_pylist()]
-    return pa.RecordBatch.from_arrays([pa.array(fitted, pa.binary(channels * size * size))], names=["pixels"])
-
-
-def _fitted(payload: bytes, size: int, channels: int) -> bytes:
-    picture = flat(decode(payload), channels=channels)
-    if picture.size != (size, size):
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        box = (left, top, left + side, top + side)
-        picture = picture.crop(box).resize((size, size), Image.Resampling.LANCZOS)
-    if channels == 1:
-        return picture.tobytes()
-    return np.asarray(picture).transpose(2, 0, 1).tobytes()
+    pictures = [fitted(decode(payload), size=size, channels=channels) for payload in batch["payload"].to_pylist()]
+    return pa.RecordBatch.from_arrays([pa.array(pictures, pa.binary(channels * size * size))], names=["pixels"])

@@ -17,7 +17,7 @@ from torch import Tensor
 from components import workers
 from components.contract import Strict
 from components.modalities.image.augment import Augment
-from components.modalities.image.batch import Images, ImageSpec
+from components.modalities.image.batch import Degradation, Images, ImageSpec
 from components.modalities.image.rows import fit
 from components.rows import Row, label_index
 
@@ -25,11 +25,15 @@ ROWS_AT_ONCE = 1024
 
 
 class Prepare(Strict):
-    """What a recipe's `prepare` says: pictures of `size` pixels a side, 1 (grey) or 3 (colour) channels."""
+    """What a recipe's `prepare` says: pictures of `size` pixels a side, 1 (grey) or 3 (colour) channels.
+
+    `degrade` makes the task image to image: models are given pictures that were degraded so, and restore them.
+    """
 
     size: int = Field(28, ge=4, le=1024)
     channels: int = 1
     augment: tuple[dict[str, JsonValue], ...] = ()
+    degrade: Degradation | None = Field(None, exclude_if=lambda degrade: degrade is None)  # as in `ImageSpec`
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -60,7 +64,7 @@ def write(
                 labels[side].append(np.int64(label).tobytes())
     index = {"prepare": prepare.model_dump(mode="json"), "classes": list(classes)}
     (directory / "index.json").write_text(json.dumps(index, sort_keys=True))
-    return ImageSpec(channels=prepare.channels, size=prepare.size, classes=tuple(classes))
+    return ImageSpec(channels=prepare.channels, size=prepare.size, classes=tuple(classes), degrade=prepare.degrade)
 
 
 def _batches(

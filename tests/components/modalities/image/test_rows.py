@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.modalities.image.rows import FACTS, MEGAPIXELS_AT_MOST, decode, facts, flat, near_hash
+from components.modalities.image.codec import MEGAPIXELS_AT_MOST, decode, flat
+from components.modalities.image.rows import FACTS, facts, near_hash
 
 NOISE = np.random.default_rng(0).integers(0, 200, (28, 28), dtype=np.uint8)
 

@@ -50,6 +50,21 @@ def written(directory: Path, rows: list[Row], *, size: int = 8, channels: int = 
     return directory
 
 
+def test_the_task_is_told_in_the_spec_and_leaves_the_pictures_alone(tmp_path: Path) -> None:
+    rows = given([grey(i) for i in range(7)])
+    digests = set()
+    for degrade in (None, "blur"):
+        place = tmp_path / str(degrade)
+        place.mkdir()
+        prepare = Prepare(size=8, degrade=degrade)
+        spec = write(iter(rows), place, prepare=prepare, classes=CLASSES, counts={"train": 5, "held_out": 2})
+        assert (spec.degrade, spec.gives) == (degrade, degrade is not None)
+        digests.add(digest_of(place))
+        (place / "index.json").unlink()
+    assert len(digests) == 2, "a task of its own makes shards of its own"
+    assert digest_of(tmp_path / "None") == digest_of(tmp_path / "blur")
+
+
 def test_pictures_of_the_right_size_come_back_as_they_were(tmp_path: Path) -> None:
     pictures = [grey(i) for i in range(7)]
     written(tmp_path, given(pictures))
