@@ -1,6 +1,7 @@
 """The checks that every family passes: subclass `FamilyContract` once per family, with a small config."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,10 +25,22 @@ class FamilyContract:
     spec: ClassVar[Spec]
     falling: ClassVar[str]  # a loss, "phase/part", that a few dozen steps on one batch bring down
     steps: ClassVar[int] = 40
+    public: ClassVar[tuple[str, PublicControl, Any]] = ("truncation", PublicControl(default=1.0, at_most=1.5), 0.2)
 
     def real(self, count: int) -> Batch:
         """`count` rows of simple but not constant data."""
         raise NotImplementedError
+
+    def given(self, count: int) -> Batch | None:
+        """`count` different rows to make samples from, for a family that edits."""
+        return None
+
+    def draw(self, family: Any, seeds: Sequence[int], rows: Sequence[int] | None = None, **controls: Any) -> Batch:
+        """A sample of each seed; where the family edits, from that given row, the first where none is named."""
+        given = self.given(64)
+        conditions = None if given is None else given.rows(torch.tensor(rows or [0] * len(seeds)))
+        drawn: Batch = family.sample(seeds, controls=[self.control(**controls)] * len(seeds), conditions=conditions)
+        return drawn
 
     def build(self, seed: int = 0) -> Any:
         torch.manual_seed(seed)
@@ -48,18 +61,18 @@ class FamilyContract:
         company = list(range(100, 100 + family.rows + 3))
         for place in (0, 1, family.rows - 1, family.rows + 1):
             seeds = [*company[:place], 7, *company[place:]]
-            together = family.sample(seeds, controls=[self.control()] * len(seeds))
-            alone = family.sample([7], controls=[self.control()])
+            together = self.draw(family, seeds, [seed % 64 for seed in seeds])
+            alone = self.draw(family, [7], [7])
             assert _equal(together.rows(slice(place, place + 1)), alone)
 
     def test_different_seeds_give_different_samples(self) -> None:
-        samples = self.build().eval().sample([1, 2], controls=[self.control()] * 2)
+        samples = self.draw(self.build().eval(), [1, 2], [1, 2])
         assert not _equal(samples.rows(slice(0, 1)), samples.rows(slice(1, 2)))
 
     def test_sampling_leaves_the_global_generator_alone(self) -> None:
         family = self.build().eval()
         before = torch.get_rng_state()
-        family.sample([1], controls=[self.control()])
+        self.draw(family, [1])
         assert torch.equal(before, torch.get_rng_state())
 
     def test_a_saved_model_samples_the_same_through_the_door_of_serving(self, tmp_path: Path) -> None:
@@ -67,16 +80,18 @@ class FamilyContract:
         family.save(tmp_path)
         (tmp_path / "endpoint.json").write_text(bundle.EndpointCard(model="m").model_dump_json())
         endpoint = sampling.load(tmp_path, digest=digest_of(tmp_path))
-        assert _equal(endpoint.sample([5, 6]), family.sample([5, 6], controls=[self.control()] * 2))
+        assert _equal(endpoint.sample([5, 6], given=self.given(2)), self.draw(family, [5, 6], [0, 1]))
         assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json", "endpoint.json"}
 
     def test_public_controls_reach_the_sampler(self, tmp_path: Path) -> None:
         family = self.build().eval()
         family.save(tmp_path)
-        card = bundle.EndpointCard(model="m", controls={"truncation": PublicControl(default=1.0, at_most=1.5)})
+        name, control, other = self.public
+        card = bundle.EndpointCard(model="m", controls={name: control})
         (tmp_path / "endpoint.json").write_text(card.model_dump_json())
         endpoint = sampling.load(tmp_path)
-        assert not _equal(endpoint.sample([5], [{"truncation": 0.2}]), endpoint.sample([5]))
+        given = self.given(1)
+        assert not _equal(endpoint.sample([5], [{name: other}], given), endpoint.sample([5], given=given))
 
     def test_each_phase_moves_its_own_parameters_only(self) -> None:
         for phase in self.build().phases():
