@@ -2,7 +2,7 @@
 
 Servers run on all cores but the last and the client on the last. Arms take turns: in each round every arm is asked once
 while the others are stopped (SIGSTOP), and ratios are of one round. `ATELIER_BENCH_SECONDS=1` is the short form; the
-whole takes about 25 minutes.
+whole takes about half an hour.
 """
 
 import contextlib
@@ -41,6 +41,7 @@ ROUNDS = 5 if SECONDS >= 5 else 2
 CORES = sorted(os.sched_getaffinity(0))
 SERVER, CLIENT = set(CORES[:-1]), set(CORES[-1:])
 PASS_SECONDS = 0.020  # of the slow model
+FEW = 300  # requests of one turn of an open loop, where 20 s allow it
 SHARES = (0.3, 0.6, 0.8)  # of the ceiling, in an open loop
 TRACE = dict.fromkeys(("data", "run", "recipe", "commit", "verdict"), f"sha256:{'0' * 64}")
 KEEP = """
@@ -148,14 +149,19 @@ class Server:
                 process.send_signal(number)
 
     def ask(self, *, seconds: float, **asked: Any) -> dict[str, Any]:
-        """What the client saw of this server in a process of its own, on its own core."""
+        """What the client, on its own core, saw of this server; `cpu` is what a request took of it, in ms."""
         plan = Plan(port=self.port, path=arms.PATH, model=self.model, key=self.key, seconds=seconds, **asked)
         command = [sys.executable, "-m", "tests.benchmarks.load"]
+        before = self._cpu()
         ended = subprocess.run(
             command, input=json.dumps(asdict(plan)).encode(), stdout=subprocess.PIPE, cwd=ROOT, check=True,
         )  # fmt: skip
         seen: dict[str, Any] = json.loads(ended.stdout)
-        return seen
+        return seen | {"cpu": (self._cpu() - before) * 1e3 / max(1, sum(seen["statuses"].values()))}
+
+    def _cpu(self) -> float:
+        """Seconds that its processes have computed, which no neighbour changes much."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.tree())
 
     def stop(self) -> None:
         tree = self.tree()
@@ -280,7 +286,7 @@ def _overhead(shop: Shop) -> None:
     ]  # fmt: skip
     bare = [_bare(version)]
     with _all(shop, contenders) as servers:
-        seen = _in_turn(servers, lambda name, turn: {"seconds": BRIEF}, rounds=ROUNDS + 2)
+        seen = _in_turn(servers, lambda name, turn: {"seconds": BRIEF}, rounds=ROUNDS)
         most = servers["null"]
         most.signal(signal.SIGCONT)
         client = most.ask(seconds=BRIEF, connections=32)["rate"]
@@ -293,13 +299,14 @@ def _overhead(shop: Shop) -> None:
     for other in ("handwritten", "litserve"):
         print(f"  ours / {other}: {_spread(_ratios(added['ours'], added[other]), '.2f')}")
     print(f"  ours adds {_spread(added['ours'], '.2f')} ms to p50")
-    print(f"  {'':<24} {'p50 ms':>26} {'added':>7} {'step':>7}   p95")
+    print(f"  {'':<24} {'p50 ms':>26} {'added':>7} {'step':>7} {'p95':>6} {'cpu ms':>7}")
     before: float | None = function
     for name, values in p50.items():
         now = statistics.median(values)
         p95 = statistics.median(_quantile(turn["latencies"], 0.95) for turn in seen[name])
+        cpu = statistics.median(turn["cpu"] for turn in seen[name])
         step = "" if before is None else f"{now - before:+.3f}"
-        print(f"  {name:<24} {_spread(values, '.3f'):>26} {now - function:>7.3f} {step:>7} {p95:>6.2f}")
+        print(f"  {name:<24} {_spread(values, '.3f'):>26} {now - function:>7.3f} {step:>7} {p95:>6.2f} {cpu:>7.3f}")
         before = None if before is None or name == "ours" else now  # what follows is only beside it
     _faults(seen)
 
@@ -325,17 +332,20 @@ def _ceiling(shop: Shop, title: str, contenders: Sequence[Arm], *, base: str, co
             servers, lambda name, turn: {"seconds": min(SECONDS, 6), "connections": connections, "warm": 1.0}
         )
         rates = {name: [turn["rate"] for turn in turns] for name, turns in seen.items()}
+        cpu = {name: [turn["cpu"] for turn in turns] for name, turns in seen.items()}
         print(f"ceiling of the 20 ms model, {title}, {connections} connections")
         for other in [name for name in rates if name != "ours"]:
-            print(f"  ours / {other}: {_spread(_ratios(rates['ours'], rates[other]), '.3f')}")
+            by_cpu = _spread(_ratios(cpu[other], cpu["ours"]), ".3f")
+            print(f"  ours / {other}: {_spread(_ratios(rates['ours'], rates[other]), '.3f')}; by CPU time {by_cpu}")
         for name, values in rates.items():
-            print(f"  {name:<18} {_spread(values, '.1f')} requests/s")
+            print(f"  {name:<18} {_spread(values, '.1f')} requests/s, CPU {_spread(cpu[name], '.1f')} ms each")
         _faults(seen)
         most = statistics.median(rates[base])
         able = {name: server for name, server in servers.items() if statistics.median(rates[name]) > most / 2}
         print(f"open loop, {title}: latency from the scheduled time in ms, by shares of {most:.1f}/s ({base})")
         for share in SHARES:
-            asked = {"seconds": 2 * SECONDS, "rate": share * most, "warm": 1.0}
+            rate = share * most
+            asked = {"seconds": min(2 * SECONDS, max(SECONDS, FEW / rate)), "rate": rate, "warm": 1.0}
             turns = _in_turn(able, lambda name, turn, asked=asked: {**asked, "seed": turn}, rounds=min(ROUNDS, 3))
             for name, rounds in turns.items():
                 parts = [f"p{share_:<2.0%}".rstrip("%") for share_ in (0.5, 0.95, 0.99)]
@@ -360,6 +370,7 @@ def _batching(shop: Shop) -> None:
             many = _in_turn(servers, lambda name, turn: {"seconds": BRIEF, "connections": 32, "warm": 1.0})
             one = _in_turn(servers, lambda name, turn: {"seconds": BRIEF})
         rates = {f"{name}, 32 connections": [turn["rate"] for turn in turns] for name, turns in many.items()}
+        cpu = {name: [turn["cpu"] for turn in turns] for name, turns in many.items()}
         rates |= {f"{name}, 1 connection": [turn["rate"] for turn in turns] for name, turns in one.items()}
         ours = rates["shared, 32 connections"]
         print(f"batching of a {family} of default size: a pass of 8 rows takes {_bare(version):.2f} ms with its PNGs, "
@@ -367,6 +378,9 @@ def _batching(shop: Shop) -> None:
         for name, values in rates.items():
             if values is not ours:
                 print(f"  shared, 32 connections / {name}: {_spread(_ratios(ours, values), '.2f')}")
+        for name, values in cpu.items():
+            if name != "shared":
+                print(f"  the first by CPU time: {_spread(_ratios(values, cpu['shared']), '.2f')}  ({name})")
         for name, values in rates.items():
             print(f"  {name:<30} {_spread(values, '.0f')} requests/s", flush=True)
         _faults(many), _faults(one)
