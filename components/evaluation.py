@@ -24,9 +24,14 @@ def evaluate(
     reference = _reference(shards, encoder, modality=modality, store=store)
     endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
     asked = reference.requests(endpoint.card.controls)
-    rounds = [reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked)) for seed in settings.seeds]
+    given = reference.given(settings.samples)
+    rounds = [
+        reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked, given=given))
+        for seed in settings.seeds
+    ]
     with store.writing("pictures") as pictures:
-        for name, sheet in reference.sheets(draw(endpoint, SHOWN, seed=settings.seeds[0], asked=asked)).items():
+        shown = draw(endpoint, SHOWN, seed=settings.seeds[0], asked=asked, given=reference.given(SHOWN))
+        for name, sheet in reference.sheets(shown).items():
             (pictures.directory / f"{name}.png").write_bytes(sheet)
     return Scores(
         bundle=bundle,
@@ -93,10 +98,20 @@ def _bring_back(encoder: Artifact, recipe: Recipe, *, ledger: Ledger, store: Sto
         archive.bring(pointer, draft.directory)
 
 
-def draw(endpoint: sampling.Endpoint, count: int, *, seed: int, asked: Sequence[Mapping[str, Any]] = ({},)) -> Batch:
-    """`count` samples, each from a seed of its own under `seed`; their controls are those of `asked`, over and over."""
+def draw(
+    endpoint: sampling.Endpoint,
+    count: int,
+    *,
+    seed: int,
+    asked: Sequence[Mapping[str, Any]] = ({},),
+    given: Batch | None = None,
+) -> Batch:
+    """`count` samples, each from a seed of its own under `seed`; their controls are those of `asked`, over and over.
+
+    `given` holds a row to make each from, where the model edits.
+    """
     requests = [asked[i % len(asked)] for i in range(count)]
-    return endpoint.sample([loading.seed_of(seed, "sample", i) for i in range(count)], requests)
+    return endpoint.sample([loading.seed_of(seed, "sample", i) for i in range(count)], requests, given)
 
 
 def _reference(shards: Shards, encoder: Artifact, *, modality: str, store: Store) -> Any:

@@ -240,18 +240,15 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
             f"the recipe {name}: prepare has {_count(error)}: {'; '.join(_mistakes(error, prepare))}"
         ) from None
     scored = modalities.part(recipe.modality, "metrics")
-    metrics, needs = scored.DIRECTIONS, scored.NEEDS
     for where, metric in [
         *((f"gates.{i}", gate.metric) for i, gate in enumerate(recipe.gates)),
         ("rank_by", recipe.rank_by),
     ]:
-        if metric not in metrics:
-            raise AtelierError(f"the recipe {name}: {where}: {unknown('metric', metric, metrics)}")
-        if metric in needs and needs[metric] not in recipe.controls:
-            raise AtelierError(
-                f"the recipe {name}: {where}: {metric} is about the control {needs[metric]!r}, which the recipe does "
-                f"not offer. Add it to controls, as in {{{needs[metric]}: {{default: any, choices: [any, ...]}}}}."
-            )
+        if metric not in scored.DIRECTIONS:
+            raise AtelierError(f"the recipe {name}: {where}: {unknown('metric', metric, scored.DIRECTIONS)}")
+        lacking = scored.lacking(metric, controls=recipe.controls, prepare=recipe.prepare)
+        if lacking is not None:
+            raise AtelierError(f"the recipe {name}: {where}: {lacking}")
 
 
 def _override(raw: dict[str, Any], setting: str) -> None:

@@ -19,6 +19,7 @@ from torch.optim import Adam, Optimizer
 from components import contract
 from components.contract import Batch, Family, Loss
 from components.errors import AtelierError
+from components.fidelity import psnr, ssim
 from components.layers import normal_like, seeded_normal
 from components.modalities.image.batch import ANY, Images, ImageSpec, labels, refuse_label
 
@@ -202,33 +203,3 @@ def _charged_nats(mean_BZ: Tensor, log_variance_BZ: Tensor, *, free: float) -> T
     """The divergence with at least `free` nats for each latent's mean over rows, arXiv:1606.04934, eq. 15."""
     per_latent_Z = 0.5 * (mean_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).mean(dim=0)
     return per_latent_Z.clamp(min=free).sum()
-
-
-def psnr(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each row [B] in decibels, for pixels in [-1, 1]; infinite where they agree."""
-    error_B = (one_BCHW - other_BCHW).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(2**2 / error_B)
-
-
-def ssim(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
-    """Structural similarity of each row [B], for pixels in [-1, 1] (Wang et al., 2004, eq. 13 with its constants).
-
-    A Gaussian window of 11 x 11 and deviation 1.5, wherever it fits whole; a smaller picture gets one of its own size.
-    """
-    # [0, 1]: the luminance term compares means, so it needs black at 0
-    one_BCHW, other_BCHW = (one_BCHW.float() + 1) / 2, (other_BCHW.float() + 1) / 2
-    size = min(11, *one_BCHW.shape[-2:])
-    line = torch.exp(-(torch.arange(size, device=one_BCHW.device) - (size - 1) / 2).square() / (2 * 1.5**2))
-    window = (line[:, None] * line / line.sum() ** 2)[None, None]
-
-    def local(picture_BCHW: Tensor) -> Tensor:
-        rows, channels, height, width = picture_BCHW.shape
-        return F.conv2d(picture_BCHW.reshape(rows * channels, 1, height, width), window).reshape(rows, -1)
-
-    with torch.autocast(one_BCHW.device.type, enabled=False):  # differences of nearly equal squares: bf16 loses them
-        mean_one, mean_other = local(one_BCHW), local(other_BCHW)
-        variance_one, variance_other = local(one_BCHW**2) - mean_one**2, local(other_BCHW**2) - mean_other**2
-        covariance = local(one_BCHW * other_BCHW) - mean_one * mean_other
-    c1, c2 = 0.01**2, 0.03**2
-    luminance = (2 * mean_one * mean_other + c1) / (mean_one**2 + mean_other**2 + c1)
-    return (luminance * (2 * covariance + c2) / (variance_one + variance_other + c2)).mean(dim=1)

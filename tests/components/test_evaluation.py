@@ -145,7 +145,8 @@ def test_scores_are_the_same_to_the_digit_and_carry_what_they_rest_on(place: Pla
     assert (one.bundle, one.held_out, one.samples, one.seeds) == (made, place.shards.shards.digest, 400, (0, 1))
     assert one.encoder == place.encoder(recipe).digest
     metrics = modalities.part("image", "metrics")
-    assert set(one.values) == set(metrics.DIRECTIONS) - set(metrics.NEEDS) == set(one.floor) - set(metrics.NEEDS)
+    plain = set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_RESTORED}
+    assert set(one.values) == plain == set(one.floor) - set(metrics.OF_LABELS)
     assert all(len(rounds) == 2 for rounds in one.values.values())
     assert {path.name for path in place.store.path(one.pictures).iterdir()} == {"generated.png", "held_out.png"}
 

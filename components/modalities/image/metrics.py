@@ -1,20 +1,22 @@
 """The metrics of pictures: generated against held-out, in the features of a frozen classifier.
 
-`fd` and `kd` in squared feature units, the rest shares in [0, 1] except `density`, from 0 up.
+`fd` and `kd` in squared feature units, the rest shares in [0, 1] except `density`, from 0 up. Of restored pictures
+`psnr` in decibels and `ssim` up to 1 say how near they are to what they were before they were degraded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from components import fidelity
 from components.controls import PublicControl
 from components.loading import Split
 from components.modalities.image import codec
-from components.modalities.image.batch import Images
+from components.modalities.image.batch import Images, degrade
 from components.modalities.image.classifier import Classifier, fit
 
 DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
@@ -28,8 +30,28 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "label_entropy": "higher",
     "label_accuracy": "higher",
     "cas": "higher",
+    "psnr": "higher",
+    "ssim": "higher",
 }
-NEEDS: Mapping[str, str] = {"label_accuracy": "label", "cas": "label"}  # the public control that a metric is about
+OF_LABELS, OF_RESTORED = ("label_accuracy", "cas"), ("psnr", "ssim")
+DECIBELS_AT_MOST = (
+    60.0  # of one row: more is below what eight bits tell apart, and a row without error has infinitely many
+)
+
+
+def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
+    """What a recipe has to offer or prepare before such a metric can be measured; None where it lacks nothing."""
+    if metric in OF_LABELS and "label" not in controls:
+        return (
+            f"{metric} is about the control 'label', which the recipe does not offer. Add it to controls, as in "
+            "{label: {default: any, choices: [any, ...]}}."
+        )
+    if metric in OF_RESTORED and not prepare.get("degrade"):
+        return (
+            f"{metric} is about pictures that are restored, and the recipe degrades none. Add how to prepare, as in "
+            "{degrade: blur}."
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,7 @@ class Reference:
             "copied": float(fidelity.copied(generated.pixels.flatten(1), self.training).float().mean()),
             "label_entropy": fidelity.entropy_share(self.encoder.labels(features_ND), len(self.names)),
             **self._control(generated, features_ND),
+            **self._likeness(generated),
         }
 
     def _control(self, generated: Images, features_ND: Tensor) -> dict[str, float]:
@@ -73,6 +96,22 @@ class Reference:
             "label_accuracy": _share(self.encoder.labels(features_ND), generated.labels),
             "cas": _share(found_M, self.held_out.labels),
         }
+
+    def _likeness(self, generated: Images) -> dict[str, float]:
+        """How near rows are to the originals of what they were made from, which are given in the order of `given`."""
+        if self.encoder.spec.degrade is None:
+            return {}
+        pixels, original = generated.pixels.cpu(), self._cycled(len(generated)).pixels
+        decibels_N = fidelity.psnr(pixels, original).clamp(max=DECIBELS_AT_MOST)
+        return {"psnr": float(decibels_N.mean()), "ssim": float(fidelity.ssim(pixels, original).mean())}
+
+    def given(self, count: int) -> Images | None:
+        """What models are to restore: held-out rows over and over, degraded; None where the task is another."""
+        how = self.encoder.spec.degrade
+        return None if how is None else Images(degrade(self._cycled(count).pixels, how))
+
+    def _cycled(self, count: int) -> Images:
+        return self.held_out.rows(torch.arange(count) % len(self.held_out))
 
     def requests(self, controls: Mapping[str, PublicControl]) -> list[dict[str, str]]:
         """What generated rows are asked for: the label of a held-out row each, where the endpoint takes labels."""
@@ -96,9 +135,10 @@ class Reference:
         }
 
     def sheets(self, generated: Images) -> dict[str, bytes]:
-        """The pictures a person looks at: generated rows, and real ones of the same number."""
-        real = self.held_out.rows(slice(len(generated)))
-        return {"generated": codec.grid(generated, columns=10), "held_out": codec.grid(real, columns=10)}
+        """The pictures a person looks at: generated rows, what they were given, and real ones of the same number."""
+        given, real = self.given(len(generated)), self._cycled(len(generated))
+        shown = {"generated": generated, "held_out": real} | ({} if given is None else {"given": given})
+        return {name: codec.grid(images, columns=10) for name, images in shown.items()}
 
 
 @dataclass(frozen=True)

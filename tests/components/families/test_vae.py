@@ -162,33 +162,3 @@ class Line(nn.Module):
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         return (self.slope * latent + self.bias).reshape(-1, 1, 1, 1)
-
-
-def test_psnr_of_a_constant_error_is_known() -> None:
-    one = torch.zeros(2, 1, 12, 12)
-    assert vae.psnr(one, one + 0.2).tolist() == pytest.approx([20.0, 20.0], abs=1e-4)  # a tenth of the range of 2
-
-
-def test_ssim_is_one_for_the_same_picture_and_its_luminance_term_for_flat_ones() -> None:
-    picture = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert vae.ssim(picture, picture).tolist() == pytest.approx([1, 1], abs=1e-5)
-    black, grey = torch.full((1, 1, 16, 16), -1.0), torch.zeros(1, 1, 16, 16)
-    assert vae.ssim(black, grey).item() == pytest.approx(1e-4 / (0.25 + 1e-4), rel=1e-3)
-
-
-def test_ssim_of_one_window_is_that_of_its_weighted_moments() -> None:
-    generator = torch.Generator().manual_seed(1)
-    x, y = (torch.rand(11, 11, generator=generator) for _ in range(2))
-    weight = [[math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / 4.5) for j in range(11)] for i in range(11)]
-    total = sum(map(sum, weight))
-
-    def moment(values: torch.Tensor) -> float:
-        return sum(weight[i][j] * values[i, j].item() for i in range(11) for j in range(11)) / total
-
-    mean_x, mean_y = moment(x), moment(y)
-    variance_x, variance_y = moment((x - mean_x) ** 2), moment((y - mean_y) ** 2)
-    covariance = moment((x - mean_x) * (y - mean_y))
-    expected = (2 * mean_x * mean_y + 1e-4) * (2 * covariance + 9e-4)
-    expected /= (mean_x**2 + mean_y**2 + 1e-4) * (variance_x + variance_y + 9e-4)
-    found = vae.ssim(2 * x[None, None] - 1, 2 * y[None, None] - 1).item()
-    assert found == pytest.approx(expected, rel=1e-3)

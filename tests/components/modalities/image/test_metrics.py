@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,9 +39,10 @@ def reference() -> metrics.Reference:
 
 def test_every_metric_has_a_direction_and_a_value(reference: metrics.Reference) -> None:
     bars = Bars(64, seed=2)
-    assert reference.measure(Images(bars.pixels, bars.labels)).keys() == metrics.DIRECTIONS.keys()
-    assert reference.measure(Images(bars.pixels)).keys() == metrics.DIRECTIONS.keys() - metrics.NEEDS.keys()
-    assert reference.floor().keys() == metrics.DIRECTIONS.keys() - {"cas"}
+    generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED}
+    assert reference.measure(Images(bars.pixels, bars.labels)).keys() == generative
+    assert reference.measure(Images(bars.pixels)).keys() == generative - {*metrics.OF_LABELS}
+    assert reference.floor().keys() == generative - {"cas"}
 
 
 def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metrics.Reference) -> None:
@@ -48,6 +50,8 @@ def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metri
     good = reference.measure(Images(bars.pixels, bars.labels))
     bad = reference.measure(Images(torch.rand(256, 1, 16, 16) * 2 - 1, bars.labels))
     for name, direction in metrics.DIRECTIONS.items():
+        if name in metrics.OF_RESTORED:
+            continue
         sign = 1 if direction == "lower" else -1
         assert sign * good[name] <= sign * bad[name], name
     assert good["fd"] < 0.2 * bad["fd"]
@@ -91,3 +95,46 @@ def test_the_classifier_is_a_function_of_its_seed() -> None:
 def test_sheets_show_as_many_real_pictures_as_generated_ones(reference: metrics.Reference) -> None:
     sheets = reference.sheets(Images(Bars(20, seed=2).pixels))
     assert len({Image.open(io.BytesIO(sheet)).size for sheet in sheets.values()}) == 1
+
+
+@pytest.fixture
+def restoring(reference: metrics.Reference) -> metrics.Reference:
+    encoder = classifier.Classifier(SPEC.model_copy(update={"degrade": "invert"}))
+    encoder.load_state_dict(reference.encoder.state_dict())
+    return replace(reference, encoder=encoder.eval())
+
+
+def test_what_is_given_are_degraded_held_out_rows_over_and_over(restoring: metrics.Reference) -> None:
+    held_out = Bars(256, seed=1).pixels
+    given = restoring.given(300)
+    assert given is not None and torch.equal(given.pixels, -torch.cat([held_out, held_out[:44]]))
+
+
+def test_restored_pictures_are_held_against_their_own_originals(restoring: metrics.Reference) -> None:
+    original = Bars(256, seed=1).pixels
+    found = {
+        name: restoring.measure(Images(pixels))
+        for name, pixels in {
+            "exact": torch.cat([original, original[:44]]),
+            "near": original + 0.02,
+            "given": -original,
+            "of another row": original.roll(1, 0),
+        }.items()
+    }
+    assert (found["exact"]["psnr"], found["exact"]["ssim"]) == pytest.approx((metrics.DECIBELS_AT_MOST, 1), abs=1e-4)
+    assert found["near"]["psnr"] == pytest.approx(40, abs=0.01)
+    assert found["near"]["ssim"] > 0.9
+    assert max(found["given"]["psnr"], found["of another row"]["psnr"]) < 15
+    assert found["exact"].keys() == metrics.DIRECTIONS.keys() - {*metrics.OF_LABELS}
+
+
+def test_sheets_of_restored_pictures_show_what_was_given(restoring: metrics.Reference) -> None:
+    assert restoring.sheets(Images(Bars(20, seed=2).pixels)).keys() == {"generated", "held_out", "given"}
+
+
+def test_a_metric_of_restored_pictures_lacks_a_degradation(restoring: metrics.Reference) -> None:
+    for metric in metrics.OF_RESTORED:
+        told = metrics.lacking(metric, controls=(), prepare={"size": 28})
+        assert told is not None and "{degrade: blur}" in told
+        assert metrics.lacking(metric, controls=(), prepare={"degrade": "blur"}) is None
+    assert metrics.lacking("fd", controls=(), prepare={}) is None
