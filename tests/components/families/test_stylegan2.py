@@ -13,7 +13,15 @@ from tests.components.families.family_contract import FamilyContract, _same_stat
 from tests.components.families.image_rows import blobs
 
 SPEC = ImageSpec(channels=1, size=8)
-SMALL = {"latent_dim": 4, "width": 4, "r1_every": 4, "lr": 0.01}
+SMALL = {
+    "latent_dim": 4,
+    "width": 4,
+    "r1_every": 4,
+    "r1_weight": 0.01,
+    "path_weight": 2,
+    "style_mixing": 0.9,
+    "lr": 0.01,
+}
 
 
 class TestStylegan2(FamilyContract):
