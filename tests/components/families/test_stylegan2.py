@@ -21,6 +21,7 @@ SMALL = {
     "path_weight": 2,
     "style_mixing": 0.9,
     "lr": 0.01,
+    "mapping_lr_multiplier": 0.01,
 }
 
 
