@@ -35,8 +35,8 @@ class Config(contract.Config):
     attention: bool = False
     discriminator_steps: int = Field(1, ge=1)  # updates for each of the generator: 1802.05637 has 5, BigGAN 2
     average_decay: float = Field(0.995, ge=0, lt=1)  # of the generator's updates; 0.9999 outlasts short runs
-    lr: float = Field(1e-3, gt=0)  # five times that of 1802.05637, for a hundredth of its steps
-    discriminator_lr: float | None = Field(None, gt=0)  # the generator's unless set (two time scales, 1706.08500)
+    lr: float = Field(5e-4, gt=0)  # ten times BigGAN's, for a hundredth of its steps and small batches
+    discriminator_lr: float = Field(1e-3, gt=0)  # faster, as BigGAN's is: FD 3.2 after a minute, 4.3 with both at 1e-3
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.9, ge=0, lt=1)
 
@@ -70,7 +70,7 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
         betas = (config.beta1, config.beta2)
         return {
             "generator": Adam(self.generator.parameters(), config.lr, betas),
-            "discriminator": Adam(self.discriminator.parameters(), config.discriminator_lr or config.lr, betas),
+            "discriminator": Adam(self.discriminator.parameters(), config.discriminator_lr, betas),
         }
 
     def phases(self) -> Sequence[Phase]:
