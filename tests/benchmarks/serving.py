@@ -1,8 +1,9 @@
 """What serving costs beside a hand-written server and LitServe, and what it takes to move, start and hold models.
 
 Servers run on all cores but the last and the client on the last. Arms take turns: in each round every arm is asked once
-while the others are stopped (SIGSTOP), and ratios are of one round. `ATELIER_BENCH_SECONDS=1` is the short form; the
-whole takes about half an hour.
+while the others are stopped (SIGSTOP), and ratios are of one round. Each has a session of its own, as BentoML's worker
+has anyway: where Linux shares a core out by sessions, neighbours would slow them unequally otherwise.
+`ATELIER_BENCH_SECONDS=1` is the short form; the whole takes about half an hour.
 """
 
 import contextlib
@@ -155,6 +156,7 @@ class Server:
         before = self._cpu()
         ended = subprocess.run(
             command, input=json.dumps(asdict(plan)).encode(), stdout=subprocess.PIPE, cwd=ROOT, check=True,
+            start_new_session=True,
         )  # fmt: skip
         seen: dict[str, Any] = json.loads(ended.stdout)
         return seen | {"cpu": (self._cpu() - before) * 1e3 / max(1, sum(seen["statuses"].values()))}
@@ -187,7 +189,7 @@ def _running(
         process = subprocess.Popen(
             [sys.executable, "-m", *(part.format(port=port) for part in command)], cwd=ROOT,
             env={**shop.environment, **variables}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            start_new_session=True, preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )  # fmt: skip
     server = Server(process, port, model, shop.key)
     try:
