@@ -53,10 +53,10 @@ def register(
             _refuse_strangers(client, tracking_uri, verdict.model, ledger)
             found = _find(client, verdict)
             made = found or _create(client, verdict, bundle, run, tags, description, pointers)
+        _pin(ledger, made, tags, promotion)  # first: the ledger knows no version that could be moved without approvals
         version = ledger.enter(made)
         created = found is None and version == made
-    if promotion.approvals:
-        ledger.pin(version.model, "approvals", version.version, str(promotion.approvals))
+    _pin(ledger, version, tags, promotion)
     return Registered(
         model=version.model,
         version=version.version,
@@ -128,6 +128,14 @@ def _refuse_unfit(verdict: Verdict, bundle: Path, tags: Mapping[str, str]) -> No
     assert {"data", "recipe"} <= tags.keys(), "the tags of a version must name its data and its recipe"
 
 
+def _pin(ledger: Ledger, version: Version, tags: Mapping[str, str], promotion: "Promotion") -> None:
+    """Fix for good what a version needs to become champion, and the licence of its data."""
+    if promotion.approvals:
+        ledger.pin(version.model, "approvals", version.version, str(promotion.approvals))
+    if "licence" in tags:
+        ledger.pin(version.model, "licence", version.version, tags["licence"])
+
+
 def _place(
     version: Registered, ledger: Ledger, promotion: "Promotion", generation: int
 ) -> Literal["challenger", "champion"]:
@@ -136,7 +144,8 @@ def _place(
     first = "champion" not in current
     if not first and current["champion"].version == version.version:
         return "champion"
-    if promotion.approvals == 0 and (first or promotion.policy == "auto"):
+    free = ledger.approvals_needed(version.model, version.version) == 0  # whatever the recipe asks for by now
+    if free and (first or promotion.policy == "auto"):
         reason = "the first version that passed its gates" if first else "it passed its gates, and the policy is auto"
         try:
             _move(ledger, version, "champion", generation, reason)

@@ -331,7 +331,7 @@ def register(
     ledger = Ledger(workspace.ledger_url)
     run = ledger.run_of(winner.fingerprint())
     assert run is not None, "every verdict is tracked before the best is chosen"
-    registered = registration.register(
+    return registration.register(
         winner,
         store_of(workspace).path(winner.bundle),
         tracking_uri=workspace.tracking_uri,
@@ -342,8 +342,6 @@ def register(
         pointers=pointers,
         promotion=recipe.promotion,
     )
-    ledger.pin(registered.model, "licence", registered.version, dataset.licence)
-    return registered
 
 
 @stage("package", note=lambda made: f"{made.tag} served a sample")

@@ -18,7 +18,7 @@ from PIL import Image
 from components import bundle, display, families, mlflow_model, registration, sampling
 from components.controls import PublicControl
 from components.errors import AtelierError, GateFailed
-from components.ledger import Ledger
+from components.ledger import Ledger, Version
 from components.modalities.image.batch import ImageSpec
 from components.recipe import Promotion
 from components.records import Artifact, Check, Pointer, Registered, Scores, Verdict
@@ -180,6 +180,13 @@ def test_nothing_is_promoted_without_the_approvals_that_are_asked_for(place: Pla
     assert "champion" not in place.ledger.current("fashion")
 
 
+def test_a_version_keeps_the_approvals_that_it_was_registered_with(place: Place) -> None:
+    verdict = place.verdict("fashion")
+    place.register(verdict, Promotion(approvals=2))
+    again = place.register(verdict, Promotion(policy="auto"))
+    assert again.alias == "challenger" and "champion" not in place.ledger.current("fashion")
+
+
 def test_a_champion_that_changed_since_the_gates_is_not_replaced(place: Place) -> None:
     seen = place.ledger.generation("fashion")
     place.register(place.verdict("fashion"))
@@ -210,6 +217,26 @@ def test_a_registration_that_was_cut_off_is_completed(place: Place, monkeypatch:
     assert (again.version, again.created, again.alias) == ("1", False, "champion")
     assert len(place.client.search_model_versions("name = 'fashion'")) == 1
     assert place.ledger.versions("fashion") == registration.versions(place.tracking_uri, "fashion")
+
+
+def test_a_version_that_was_cut_off_as_it_was_entered_still_waits_for_its_approvals(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter = Ledger.enter
+
+    def enter_and_die(ledger: Ledger, version: Version) -> Version:
+        enter(ledger, version)
+        raise KeyboardInterrupt
+
+    verdict = place.verdict("fashion")
+    monkeypatch.setattr(Ledger, "enter", enter_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        place.register(verdict, Promotion(approvals=2))
+    assert [version.version for version in place.ledger.versions("fashion")] == ["1"]
+    with pytest.raises(AtelierError, match="0 of the 2 approvals"):
+        place.ledger.move(
+            "fashion", "champion", "1", verdict=verdict.fingerprint(), expected_generation=0, actor="ana", reason=""
+        )
 
 
 def test_a_verdict_that_failed_is_never_registered(place: Place) -> None:
