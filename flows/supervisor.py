@@ -87,6 +87,7 @@ class Supervisor:
         self.kept = {part.name: Kept(part) for part in parts}
         self._say, self._changed = say, changed
         self._told: dict[str, Any] = {}
+        self._trouble = ""  # of the disk, told once
 
     def start(self, *, within: float) -> None:
         """Start all of them and wait until each is well; an `AtelierError` with its last words where one is not."""
@@ -110,8 +111,7 @@ class Supervisor:
             if kept.process is not None:
                 self._examine(kept)
             elif time.monotonic() >= kept.due and self._may_start(kept):
-                self._launch(kept)
-            _trim(kept.part.log)
+                self._try(kept)
         self._tell()
 
     def stop(self) -> None:
@@ -127,6 +127,15 @@ class Supervisor:
     def _may_start(self, kept: Kept) -> bool:
         before = self.kept.get(kept.part.after or "")
         return before is None or before.ever
+
+    def _try(self, kept: Kept) -> None:
+        """Start a part; where the system will not have it now, such as on a full disk, again later."""
+        try:
+            self._launch(kept)
+        except OSError as error:
+            kept.tries += 1
+            kept.due = time.monotonic() + _wait(kept)
+            self._say(f"{kept.part.title} cannot be started: {error}; again in {_wait(kept):g} s")
 
     def _launch(self, kept: Kept) -> None:
         part = kept.part
@@ -176,15 +185,24 @@ class Supervisor:
         _end(kept, time.monotonic() + 2.0)
         if time.monotonic() - kept.started > STEADY_SECONDS:
             kept.tries = 0
-        wait = min(LONGEST_WAIT, 0.25 * 2**kept.tries) if kept.tries > 1 else 0.0
+        wait = _wait(kept)
         kept.healthy, kept.due = False, time.monotonic() + wait
         self._say(f"{kept.part.title} {why}; it starts again{f' in {wait:g} s' if wait else ''} ({kept.part.log})")
 
     def _tell(self) -> None:
+        """Pass on what changed, and keep the logs short; a disk that takes neither now is no reason to stop."""
         told = {name: kept.as_dict() for name, kept in self.kept.items()}
-        if told != self._told:
-            self._told = told
-            self._changed(told)
+        try:
+            for kept in self.kept.values():
+                _trim(kept.part.log)
+            if told != self._told:
+                self._changed(told)
+                self._told = told
+            self._trouble = ""
+        except OSError as error:
+            if self._trouble != str(error):
+                self._say(f"what runs where cannot be written down for now: {error}")
+            self._trouble = str(error)
 
 
 def answers(url: str, *, seconds: float = ANSWER_SECONDS) -> bool:
@@ -195,6 +213,11 @@ def answers(url: str, *, seconds: float = ANSWER_SECONDS) -> bool:
             return bool(answer.status == 200)
     except (OSError, ValueError, HTTPException):
         return False
+
+
+def _wait(kept: Kept) -> float:
+    """Seconds until the next start of a part, the longer the more often it was tried."""
+    return min(LONGEST_WAIT, 0.25 * 2**kept.tries) if kept.tries > 1 else 0.0
 
 
 def _signal(kept: Kept, number: signal.Signals) -> None:

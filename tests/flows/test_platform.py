@@ -1,5 +1,6 @@
 """`atelier up`: what dies starts again, what is moved in MLflow is served, and nothing is left when it stops."""
 
+import errno
 import json
 import os
 import signal
@@ -176,6 +177,26 @@ def test_what_was_killed_starts_again_without_its_orphans_and_all_of_it_ends(
     assert "was killed by SIGKILL; it starts again" in told[0] and "well again" in told[1]
     supervisor.stop()
     assert leash.marked(kept.mark, name=MARK) == []
+
+
+def test_a_full_disk_stops_nothing_and_what_died_starts_once_there_is_room(
+    brood: tuple[Supervisor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, told = brood
+    kept = supervisor.kept["brood"]
+    assert kept.process is not None
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(supervisor, "_changed", full)
+        disk.setattr(Path, "open", full)
+        kept.process.kill()
+        wait(lambda: supervisor.look() or kept.tries > 2, seconds=20, what="three tries")
+        assert kept.process is None
+    assert len([line for line in told if "written down" in line]) == 1 and "No space left" in told[-1]
+    wait(lambda: supervisor.look() or kept.healthy, seconds=20, what="the restart")
 
 
 def test_what_never_starts_is_told_with_its_last_words(tmp_path: Path) -> None:
