@@ -94,7 +94,9 @@ BEGIN RAISE EXCEPTION '{KEPT}'; END $$ LANGUAGE plpgsql"""
 
 def _keep(table: sa.Table) -> None:
     """Let the database itself refuse whatever is not an addition."""
-    same = " AND ".join(f'"{column.name}" = NEW."{column.name}"' for column in table.primary_key)
+    unique = (sa.PrimaryKeyConstraint, sa.UniqueConstraint)
+    keys = [constraint.columns for constraint in table.constraints if isinstance(constraint, unique)]
+    same = " OR ".join(" AND ".join(f'"{column.name}" = NEW."{column.name}"' for column in key) for key in keys)
     known = f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})"  # INSERT OR REPLACE deletes without firing DELETE
     refuse = f"BEGIN SELECT RAISE(ABORT, '{KEPT}'); END"
     for verb, when in {"UPDATE": "", "DELETE": "", "INSERT": known}.items():
