@@ -120,7 +120,7 @@ def attach(
         "schema": SCHEMA,
         "modality": modality,
         "trace": dict(trace),
-        "content": _content(sample, modality),
+        "content": content(sample, modality),
     }
     if signer is not None:
         manifest = sign_manifest(manifest, signer)
@@ -145,7 +145,7 @@ def verify(payload: bytes, manifest: Mapping[str, JsonValue] | None, keys: Mappi
     if not isinstance(modality, str) or modality not in modalities.names() or not isinstance(told, str):
         return Finding("altered", "its manifest names no modality or no digest that Atelier writes")
     try:
-        found = _content(payload, modality)
+        found = content(payload, modality)
     except Exception as error:  # noqa: BLE001 - hostile bytes make a decoder raise anything at all
         return Finding(
             "altered", f"its content cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
@@ -153,6 +153,13 @@ def verify(payload: bytes, manifest: Mapping[str, JsonValue] | None, keys: Mappi
     if found != told:
         return Finding("altered", "its content is not what its manifest was made for")
     return verify_manifest(manifest, keys)
+
+
+def content(payload: bytes, modality: str) -> str:
+    """The digest of what a sample shows, as its manifest names it; a decoder's own errors where it shows nothing."""
+    codec = modalities.part(modality, "codec")
+    covered: bytes = codec.content(payload) if hasattr(codec, "content") else payload
+    return f"sha256:{hashlib.sha256(covered).hexdigest()}"
 
 
 def sign_manifest(manifest: Mapping[str, JsonValue], signer: Signer) -> Manifest:
@@ -193,12 +200,6 @@ def parsed(note: bytes) -> Manifest | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _content(payload: bytes, modality: str) -> str:
-    codec = modalities.part(modality, "codec")
-    covered: bytes = codec.content(payload) if hasattr(codec, "content") else payload
-    return f"sha256:{hashlib.sha256(covered).hexdigest()}"
 
 
 def _unsigned(manifest: Mapping[str, JsonValue]) -> Manifest:

@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 from pydantic import BeforeValidator
@@ -19,9 +20,13 @@ from serving.keys import Caller
 from serving.parts import Parts
 from serving.residents import Resident
 
+if TYPE_CHECKING:  # torch comes with it
+    from components.sampling import Batch, Endpoint
+
 LAST_SEED = 2**53 - 1  # JSON's numbers are exact up to here in every language
 MOST_SAMPLES = 4096  # of one request, whatever a model's card allows
 LOADING_SECONDS = 60.0
+READERS = ThreadPoolExecutor(2, "given")  # so many pictures are unpacked at once, of up to some 200 MB each
 
 
 def _whole(given: object) -> object:
@@ -50,6 +55,14 @@ class Samples:
             "X-Model-Digest": self.resident.served.digest,
             "X-Seed": ",".join(map(str, self.seeds)),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A row to make samples from, and the digest of what it shows, as a manifest names content."""
+
+    row: "Batch"
+    digest: str
 
 
 def parts_of(request: Request) -> Parts:
@@ -146,6 +159,41 @@ def controls_of(resident: Resident, asked: Mapping[str, Any]) -> dict[str, Any]:
         raise Refusal(str(error), param="controls") from None
 
 
+async def read(resident: Resident, payloads: Sequence[bytes], *, param: str = "image") -> list[Given]:
+    """What an editing model is to make samples from, read aside from the event loop; nothing for any other model.
+
+    A `Refusal` where a model that edits is given nothing, one that does not is given something, or it is unreadable.
+    """
+    endpoint = resident.endpoint
+    if endpoint.edits and not payloads:
+        raise Refusal(
+            f"{resident.model} changes pictures that it is given: send one as `image` to /v1/images/edits (a form with "
+            "a file), or to /v1/generate (JSON with base64)",
+            param=param, code="image_required",
+        )  # fmt: skip
+    if payloads and not endpoint.edits:
+        raise Refusal(
+            f"{resident.model} makes its samples from seeds alone and takes no {param}; leave it out", param=param
+        )
+    loop = asyncio.get_running_loop()
+    try:
+        return [await loop.run_in_executor(READERS, _given, endpoint, payload) for payload in payloads]
+    except ValueError as error:
+        raise Refusal(str(error), param=param, code="invalid_image") from None
+
+
+def _given(endpoint: "Endpoint", payload: bytes) -> Given:
+    row = endpoint.read(payload)
+    (shown,) = endpoint.encode(row)
+    return Given(row, provenance.content(shown, endpoint.modality))
+
+
+def _joined(given: Sequence[Given]) -> "Batch | None":
+    from components.sampling import join
+
+    return join([one.row for one in given]) if given else None
+
+
 async def once(request: Request, make: Callable[[], Awaitable[Response]]) -> Response:
     """What `make` answers, made once where the request carries an `Idempotency-Key`; a retry has the same body."""
     key = request.headers.get("idempotency-key")
@@ -157,14 +205,25 @@ async def once(request: Request, make: Callable[[], Awaitable[Response]]) -> Res
     return await parts_of(request).replies.once(caller.team, key, digest, make)
 
 
-async def generate(request: Request, resident: Resident, seeds: Sequence[int], controls: Mapping[str, Any]) -> Samples:
-    """The samples, each with its trace. Work that nobody waits for any more is dropped: `Gone`."""
+async def generate(
+    request: Request,
+    resident: Resident,
+    seeds: Sequence[int],
+    controls: Mapping[str, Any],
+    given: Sequence[Given] = (),
+) -> Samples:
+    """The samples, each with its trace. Work that nobody waits for any more is dropped: `Gone`.
+
+    `given` holds what each sample is made from, where the model edits.
+    """
     parts = parts_of(request)
     manifests: dict[int, dict[str, Any]] = {}
     traced: dict[str, Any] = {"model": resident.model, "version": resident.version, "digest": resident.served.digest}
 
     def finish(index: int, sample: bytes) -> bytes:
         trace = {**traced, "seed": seeds[index], "controls": dict(controls), **resident.served.trace}
+        if given:
+            trace["given"] = given[index].digest
         marked, manifest = provenance.attach(sample, trace, modality=resident.endpoint.modality, signer=parts.signer)
         if marked == sample:  # its format cannot carry it
             manifests[index] = manifest
@@ -173,7 +232,9 @@ async def generate(request: Request, resident: Resident, seeds: Sequence[int], c
     patience = resident.endpoint.card.latency_ms / 1000
     try:
         name = (resident.model, resident.version)
-        job = parts.batcher.submit(name, resident.endpoint, seeds, controls, finish=finish, patience=patience)
+        job = parts.batcher.submit(
+            name, resident.endpoint, seeds, controls, finish=finish, patience=patience, given=_joined(given)
+        )
     except Busy as busy:
         raise Refusal(
             f"{resident.model} is asked for more than it can make now; ask again in {busy.seconds:.0f} s"

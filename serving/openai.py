@@ -6,11 +6,13 @@ Routes of kinds that no promoted model has are there, and say so.
 import base64
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Form, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
 
 from serving import generation
 from serving.errors import Refusal
@@ -19,19 +21,9 @@ from serving.openapi import ANSWER, ASKED, MADE, ONCE, ORIGIN, refusals, success
 from serving.residents import Resident
 
 LARGER = {"/v1/images/edits": 16 * 2**20}  # bytes of a body that holds a picture
-FORM = {
-    "requestBody": {
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"model": {"type": "string", "minLength": 1}},
-                    "required": ["model"],
-                }
-            }
-        }
-    }
-}
+MOST_FILES, MOST_FIELDS = 64, 32  # of a form
+FIELD_BYTES = 64 * 2**10
+FILES = ("image", "image[]")  # the second is how OpenAI's clients name several
 ROUTES = {
     "image": "/v1/images/generations",
     "text": "/v1/completions",
@@ -63,6 +55,55 @@ class ImageRequest(BaseModel):
     user: str | None = None
     seed: Annotated[int, Field(ge=0, le=LAST_SEED), WHOLE] | None = None
     controls: dict[str, Any] = {}
+
+
+def _from_json(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except (ValueError, RecursionError):
+        raise ValueError("Input should be JSON, as in {}") from None
+
+
+class EditRequest(BaseModel):
+    """OpenAI's form for changing pictures, in the part that a model without a prompt can honour, less the files.
+
+    `seed` and `controls`, an object as JSON text, are ours.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[str, Field(max_length=32000)] = ""
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
+    size: str | None = None
+    response_format: Literal["b64_json"] | None = None
+    output_format: Literal["png"] | None = None
+    quality: Literal["auto", "standard"] | None = None
+    background: Literal["auto"] | None = None
+    stream: Literal["false"] | None = None
+    user: str | None = None
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] | None = None
+    controls: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
+
+
+def _form() -> dict[str, Any]:
+    """The body of an edit as OpenAPI describes one: the request's fields, and the files."""
+    schema = EditRequest.model_json_schema()
+    file = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP, of at most 16 megapixels"}
+    files = {"image": file, "image[]": {"type": "array", "items": file, "minItems": 1, "maxItems": MOST_FILES}}
+    text = {"type": "string", "contentMediaType": "application/json", "description": "an object as JSON text"}
+    given = {name: _not_null(rule) for name, rule in schema["properties"].items()}
+    schema["properties"] = given | files | {"controls": text}
+    schema["anyOf"] = [{"required": ["image"]}, {"required": ["image[]"]}]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def _not_null(rule: dict[str, Any]) -> dict[str, Any]:
+    """A field's rule without null and without a default, which a form leaves out instead."""
+    (kind,) = [one for one in rule.get("anyOf", [rule]) if one.get("type") != "null"]
+    return {name: told for name, told in (rule | kind).items() if name not in ("anyOf", "default")}
 
 
 class Image(BaseModel):
@@ -110,16 +151,15 @@ def add(app: FastAPI) -> None:
         "/v1/images/generations", images, methods=["POST"], response_model=Images, openapi_extra=ONCE,
         responses=success("Pictures as PNG in base64", headers=ORIGIN) | refusals(*MADE),
     )  # fmt: skip
-    others: dict[str, Callable[..., Any]] = {
-        "/v1/completions": completions,
-        "/v1/audio/speech": speech,
-        "/v1/images/edits": edits,
-    }
+    app.add_api_route(
+        "/v1/images/edits", edits, methods=["POST"], response_model=Images, openapi_extra=ONCE | _form(),
+        responses=success("Pictures as PNG in base64", headers=ORIGIN) | refusals(*MADE),
+    )  # fmt: skip
+    others: dict[str, Callable[..., Any]] = {"/v1/completions": completions, "/v1/audio/speech": speech}
     for path, route in others.items():
         app.add_api_route(
-            path, route, methods=["POST"], response_class=Response, status_code=404, responses=refusals(*ASKED),
-            openapi_extra=FORM if route is edits else None,
-        )  # fmt: skip
+            path, route, methods=["POST"], response_class=Response, status_code=404, responses=refusals(*ASKED)
+        )
 
 
 async def images(request: Request, asked: ImageRequest) -> Response:
@@ -127,22 +167,88 @@ async def images(request: Request, asked: ImageRequest) -> Response:
 
     async def make() -> Response:
         resident = await _of_kind(request, asked.model, "image")
-        size = _size(resident)
-        if asked.size not in (None, "auto", size):
-            raise Refusal(f"size is {asked.size!r}; {asked.model} makes pictures of {size} only", param="size")
-        seeds = generation.seeds_of(resident, seed=asked.seed, seeds=None, n=asked.n or 1)
-        made = await generation.generate(request, resident, seeds, generation.controls_of(resident, asked.controls))
-        rows = [
-            {"b64_json": base64.b64encode(sample).decode(), "revised_prompt": "", "seed": seed}
-            for seed, sample in zip(made.seeds, made.samples, strict=True)
-        ]
-        body = {
-            "created": int(time.time()), "data": rows, "output_format": "png", "size": size, "id": made.id,
-            "model": resident.model, "version": resident.version, "digest": resident.served.digest,
-        }  # fmt: skip
-        return Response(json.dumps(body), headers=made.headers(), media_type="application/json")
+        return await _pictures(request, resident, asked, [])
 
     return await generation.once(request, make)
+
+
+async def edits(request: Request) -> Response:
+    """Pictures made from one that is given, or from several: `n` of each, in order, as PNG in base64."""
+    await request.body()  # kept, so that it can be read again as a form, and for an Idempotency-Key
+
+    async def make() -> Response:
+        async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=FIELD_BYTES) as form:
+            fields = _fields(form)
+            resident = await _of_kind(request, _named(request, fields), "image")
+            if not resident.endpoint.edits:
+                raise _not_yet(resident)
+            asked = _edit_request(fields)
+            return await _pictures(request, resident, asked, await _files(form))
+
+    return await generation.once(request, make)
+
+
+async def _pictures(
+    request: Request, resident: Resident, asked: ImageRequest | EditRequest, files: Sequence[bytes]
+) -> Response:
+    size = _size(resident)
+    if asked.size not in (None, "auto", size):
+        raise Refusal(f"size is {asked.size!r}; {asked.model} makes pictures of {size} only", param="size")
+    each = asked.n or 1
+    seeds = generation.seeds_of(resident, seed=asked.seed, seeds=None, n=each * max(1, len(files)))
+    controls = generation.controls_of(resident, asked.controls)
+    given = [one for one in await generation.read(resident, files) for _ in range(each)]
+    made = await generation.generate(request, resident, seeds, controls, given)
+    rows = [
+        {"b64_json": base64.b64encode(sample).decode(), "revised_prompt": "", "seed": seed}
+        for seed, sample in zip(made.seeds, made.samples, strict=True)
+    ]
+    body = {
+        "created": int(time.time()), "data": rows, "output_format": "png", "size": size, "id": made.id,
+        "model": resident.model, "version": resident.version, "digest": resident.served.digest,
+    }  # fmt: skip
+    return Response(json.dumps(body), headers=made.headers(), media_type="application/json")
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    """What a form holds beside its files; a `Refusal` where something stands twice, or a file is none."""
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if (name in FILES) != isinstance(value, UploadFile):
+            what = "a file, with a file name" if name in FILES else "text, and no file"
+            raise Refusal(f"{_short(name)} is to be {what}", param=name)
+        if name in FILES:
+            continue
+        if name.startswith("controls["):
+            raise Refusal('controls is to be one object as JSON text, as in {"strength": 0.5}', param="controls")
+        if name in fields:
+            raise Refusal(f"{_short(name)} stands twice", param=name)
+        fields[name] = value
+    return fields
+
+
+def _named(request: Request, fields: Mapping[str, Any]) -> str:
+    if fields.get("model"):
+        return str(fields["model"])
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not fields and sent != "multipart/form-data":
+        say = "the body must be a form with files, with the header Content-Type: multipart/form-data"
+        raise Refusal(say, status=415, code="unsupported_media_type")
+    raise Refusal("model is missing", param="model")
+
+
+def _edit_request(fields: Mapping[str, Any]) -> EditRequest:
+    try:
+        return EditRequest.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**mistake, "loc": ("body", *mistake["loc"])} for mistake in error.errors()]
+        ) from None
+
+
+async def _files(form: FormData) -> list[bytes]:
+    named = [value for name, value in form.multi_items() if name in FILES]
+    return [await file.read() for file in named if isinstance(file, UploadFile)]
 
 
 async def completions(request: Request, asked: CompletionRequest) -> Response:
@@ -153,11 +259,6 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
 async def speech(request: Request, asked: SpeechRequest) -> Response:
     """Speech: for models of audio, none of which is promoted yet."""
     raise _not_yet(await _of_kind(request, asked.model, "audio"))
-
-
-async def edits(request: Request, model: Annotated[str, Form(min_length=1)]) -> Response:
-    """Image to image: for models that take a picture, none of which is promoted yet; nothing else is read till then."""
-    raise _not_yet(await _of_kind(request, model, "image"))
 
 
 async def _of_kind(request: Request, named: str, modality: str) -> Resident:
@@ -176,6 +277,10 @@ def _not_yet(resident: Resident) -> Refusal:
         f"{resident.model} does not answer this route; ask /v1/generate, or see its card at /v1/models",
         param="model", code="unsupported_route",
     )  # fmt: skip
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else name[:57] + "..."
 
 
 def _size(resident: Resident) -> str:

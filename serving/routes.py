@@ -30,17 +30,19 @@ from serving.openapi import ANSWER, ASKED, MADE, MANIFEST, MEDIA, ONCE, ORIGIN, 
 from serving.residents import Resident, View
 
 EVERY = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE"]
-BODY_BYTES = 65536  # a request holds numbers and names only
+BODY_BYTES = 65536  # a request holds numbers and names, and a small picture at most
 PAGE = Path(__file__).with_name("playground.html")
 
 Seed = Annotated[int, Field(ge=0, le=LAST_SEED), WHOLE]
+Base64 = Annotated[str, Field(max_length=BODY_BYTES - 4096, json_schema_extra={"contentEncoding": "base64"})]
 
 
 class Generate(BaseModel):
     """A request for samples; the same seed, version and controls give the same bytes.
 
     One sample has `seed`, and the following ones of `n` the seeds after it; `seeds` names each. Without either, the
-    server draws them and tells which. `model` is a name, `name@alias` or `name@version`.
+    server draws them and tells which. `model` is a name, `name@alias` or `name@version`. `image` is what a model that
+    edits is to change: a PNG, JPEG or WebP in base64; a larger one goes to /v1/images/edits.
     """
 
     model_config = ConfigDict(
@@ -52,6 +54,7 @@ class Generate(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_SAMPLES)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_SAMPLES), WHOLE] | None = None
     controls: dict[str, Any] = {}  # checked by the model that they are for
+    image: Base64 | None = None
     format: str | None = None
 
 
@@ -91,6 +94,7 @@ class Card(BaseModel):
     media_type: str
     parameters: int
     max_samples: int
+    edits: bool
     controls: dict[str, Any]
     trace: dict[str, str]
     aliases: dict[str, str]
@@ -204,7 +208,8 @@ async def generate(request: Request, asked: Generate) -> Response:
         media_type = resident.endpoint.media_type
         as_json = _as_json(asked.format, request.headers.get("accept", ""), media_type, len(seeds))
         controls = generation.controls_of(resident, asked.controls)
-        made = await generation.generate(request, resident, seeds, controls)
+        given = await generation.read(resident, [] if asked.image is None else [_decoded(asked.image)])
+        made = await generation.generate(request, resident, seeds, controls, given * len(seeds))
         return _json(made) if as_json else _bytes(made)
 
     return await generation.once(request, make)
@@ -314,6 +319,13 @@ def _as_json(asked: str | None, accept: str, media_type: str, count: int) -> boo
     return asked == "json" or (asked is None and count > 1)
 
 
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Refusal("image is not base64", param="image", code="invalid_image") from None
+
+
 def _bytes(made: Samples) -> Response:
     headers = made.headers()
     if 0 in made.manifests:
@@ -355,6 +367,7 @@ def _card(view: View, resident: Resident, *, named: str | None = None) -> Card:
         media_type=endpoint.media_type,
         parameters=endpoint.parameters,
         max_samples=endpoint.card.max_samples,
+        edits=endpoint.edits,
         controls=endpoint.controls.model_json_schema()["properties"] if endpoint.card.controls else {},
         trace=dict(resident.served.trace),
         aliases=model.aliases,

@@ -18,6 +18,7 @@ from serving.replies import Replies
 from serving.residents import Residents
 
 CONTROLS = {"truncation": {"default": 1.0, "at_least": 0.3, "at_most": 1.5}}
+DIRECTION = {"direction": {"default": "restore", "choices": ["restore", "degrade"]}}
 TRACE = {"data": "md5:abc", "run": "r1", "recipe": "sha256:r", "commit": "c0ffee", "verdict": "sha256:v"}
 
 
@@ -32,10 +33,13 @@ class Shop:
     def served(self, *, model="fashion", latent_dim=8, family="vae", **card) -> Served:
         module = families.get(family)
         with self.store.writing("weights") as draft:
-            sizes = {"width": 4, "hidden": 8} if family == "vae" else {"width": 4}
-            network = module.Model(module.Config(latent_dim=latent_dim, **sizes), ImageSpec(channels=1, size=28))
+            edits = module.Model.edits
+            sizes = {"width": 2} if edits else {"latent_dim": latent_dim, "width": 4}
+            spec = ImageSpec(channels=1, size=28, degrade="invert" if edits else None)
+            network = module.Model(module.Config(**sizes, **({"hidden": 8} if family == "vae" else {})), spec)
             network.save(draft.directory)
-        card = EndpointCard.model_validate({"model": model, "controls": CONTROLS, "max_samples": 4, **card})
+        controls = DIRECTION if edits else CONTROLS
+        card = EndpointCard.model_validate({"model": model, "controls": controls, "max_samples": 4, **card})
         bundle = assemble(draft.artifact, card, self.store)
         return Served(digest=bundle.digest, bento_model=f"{model}:x", trace=TRACE)
 

@@ -259,9 +259,9 @@ def test_a_client_that_hangs_up_in_the_queue_gives_its_place_back_and_no_model_r
     held = held_up(monkeypatch, endpoint)
     ran, generate = [], type(endpoint).generate
 
-    def noting(self, seeds, requests=None):
+    def noting(self, seeds, *others):
         ran.extend(seeds)
-        return generate(self, seeds, requests)
+        return generate(self, seeds, *others)
 
     monkeypatch.setattr(type(endpoint), "generate", noting)
     with ThreadPoolExecutor(1) as others, httpx.Client(base_url=url, timeout=SECONDS) as client:

@@ -4,6 +4,7 @@ A key is asked for, and the names of real models stand in for most of those that
 asks reaches the models.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -15,12 +16,23 @@ from fastapi.testclient import TestClient
 from schemathesis.engine import events, from_schema
 
 from components import modalities
+from components.modalities.image import codec
 from serving import openapi
 from tests.serving.shop import Shop, application, close
 
+PICTURE = codec.example({"channels": 1, "size": 28})
 TOKEN = "atl_00000001_" + "a" * 43
-MODELS = ("fashion", "fashion@1", "fashion@champion", "fashion@3")
-OWN = {"n", "seed", "seeds", "controls", "format", "size", "model"}  # a model's own limits, which its card tells
+MODELS = ("fashion", "fashion@1", "fashion@champion", "fashion@3", "restyle", "restyle@1")
+OWN = {
+    "n",
+    "seed",
+    "seeds",
+    "controls",
+    "format",
+    "size",
+    "model",
+    "image",
+}  # a model's own limits
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +41,10 @@ def parts(tmp_path_factory):
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
     key = {"id": "00000001", "team": "shop", "sha256": digest, "models": ["*"], "created": "2026-11-22"}
     (shop.root / "keys.json").write_text(json.dumps({"schema": 1, "keys": [key]}))
-    release = shop.release(fashion={"champion": "1", "versions": {"1": shop.served(), "3": shop.served(latent_dim=9)}})
+    release = shop.release(
+        fashion={"champion": "1", "versions": {"1": shop.served(), "3": shop.served(latent_dim=9)}},
+        restyle={"champion": "1", "versions": {"1": shop.served(model="restyle", family="cyclegan")}},
+    )
     parts = shop.parts(release, keys=shop.root / "keys.json", journal=shop.root / "journal.db")
     yield parts
     close(parts)
@@ -67,7 +82,11 @@ def loaded(app, client, *, examples):
         if not isinstance(body, dict):
             return body
         if isinstance(asked := body.get("model"), str) and asked and len(asked) % 4:
-            body = body | {"model": MODELS[len(asked) % 4]}
+            body = body | {"model": MODELS[len(asked) % len(MODELS)]}
+        if isinstance(image := body.get("image"), bytes):  # of a form
+            body = body | ({"image": PICTURE, "model": "restyle"} if len(image) % 3 else {})
+        elif isinstance(image, str) and len(image) % 3:
+            body = body | {"image": base64.b64encode(PICTURE).decode()}
         if re.fullmatch("req-.*[02468ace]", str(body.get("request_id"))):
             body = body | {"request_id": drawn}
         return body
@@ -75,7 +94,11 @@ def loaded(app, client, *, examples):
     @schema.hook
     def map_path_parameters(context, path_parameters):
         asked = path_parameters.get("named") if path_parameters else None
-        return {"named": MODELS[len(asked) % 4]} if isinstance(asked, str) and len(asked) % 2 else path_parameters
+        return (
+            {"named": MODELS[len(asked) % len(MODELS)]}
+            if isinstance(asked, str) and len(asked) % 2
+            else path_parameters
+        )
 
     return schema
 
