@@ -70,11 +70,11 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
         real = batch.pixels
         latent_BZ = normal_like(real, (len(real), self.config.latent_dim), generator)
         if phase == "generator":
-            loss = -self.critic(self.generator(latent_BZ)).mean()
+            loss = -self.critic(self.generator(latent_BZ)).float().mean()
             return Loss(loss, {"loss": loss})
         with torch.no_grad():
-            fake = self.generator(latent_BZ)
-        real_B, fake_B = self.critic(torch.cat([real, fake])).chunk(2)
+            fake = self.generator(latent_BZ).to(real.dtype)  # autocast has it rounded
+        real_B, fake_B = self.critic(torch.cat([real, fake])).float().chunk(2)
         distance = real_B.mean() - fake_B.mean()
         share_B = torch.rand(len(real), generator=generator, device=generator.device).to(real.device)
         penalty = gradient_penalty(self.critic, real, fake, share_B)

@@ -9,6 +9,8 @@ from components.errors import AtelierError
 from components.families import wgan_gp
 from components.families.wgan_gp import gradient_penalty
 from components.modalities.image.batch import Images, ImageSpec
+from components.recipe import Train
+from components.training import Loop
 from tests.components.families.family_contract import FamilyContract
 from tests.components.families.image_rows import blobs
 
@@ -49,6 +51,13 @@ class TestWganGp(FamilyContract):
         torch.testing.assert_close(loss.total, 3 * penalty - distance, rtol=1e-4, atol=1e-5)
         moved = family.loss("generator", Images(real), step=0, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(moved.total, -(fake.flatten(1) @ weight).mean(), rtol=1e-4, atol=1e-5)
+
+    def test_it_trains_in_reduced_precision_too(self) -> None:
+        loop = Loop(self.build(), Train(steps=2, batch_size=8, precision="bf16"))
+        for _ in range(2):
+            parts = loop.advance(self.real(8))
+        assert parts["critic/penalty"].isfinite()
+        assert parts["critic/penalty"].dtype == torch.float32
 
     def test_the_critic_judges_each_row_for_itself(self) -> None:
         family, pixels = self.build().train(), self.real(8).pixels
