@@ -59,13 +59,13 @@ def package_version(version: Version, place: Workspace) -> Package:
 
 
 def settings(place: Workspace) -> dict[str, str]:
-    """What the service of a Bento is told: the workspace's keys, signature and journal, unless the environment says."""
-    own = {
-        "ATELIER_KEYS": place.serving / "keys.json",
-        "ATELIER_JOURNAL": place.serving / "journal.db",
-        "ATELIER_SIGNING_KEY": keys.signing_key(place),
-    }
-    told = {name: str(path) for name, path in own.items() if path.is_file()}
+    """What the service of a Bento is told: the workspace's keys, signature and journal, unless the environment says.
+
+    Keys and journal are named before there are any: the first key closes the door of a server that runs.
+    """
+    told = {"ATELIER_KEYS": str(place.serving / "keys.json"), "ATELIER_JOURNAL": str(place.serving / "journal.db")}
+    if keys.signing_key(place).is_file():
+        told["ATELIER_SIGNING_KEY"] = str(keys.signing_key(place))
     return told | {name: os.environ[name] for name in model_card.SETTINGS if name in os.environ}
 
 

@@ -149,6 +149,7 @@ def up(platform: Platform, *, say: Callable[[str], None], ready: Callable[[Super
     with _alone(place):
         _refuse_open(platform)
         refuse_taken(platform)
+        keys.init_signing(place)  # the endpoints read it as they start, and may be up before the first run
         rollout.publish(place)
         leash.tie(grace=GRACE_SECONDS)
         supervisor = Supervisor(platform.parts(), say=say, changed=lambda parts: _note(platform, parts))

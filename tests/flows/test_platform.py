@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from components import families
+from components import families, model_card
 from components.bundle import EndpointCard, assemble
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
@@ -26,7 +26,7 @@ from components.packaging import bento_model
 from components.process import born
 from components.records import Artifact, Check, Scores, Verdict
 from components.store import Store
-from flows import keys, leash, platform, workspace
+from flows import champions, keys, leash, platform, workspace
 from flows.platform import Platform, Ports
 from flows.supervisor import MARK, Part, Supervisor
 from flows.workspace import Workspace
@@ -122,6 +122,21 @@ def test_no_secret_is_on_a_command_line(place: Workspace, monkeypatch: pytest.Mo
         assert "hunter2" not in " ".join(part.command)
         key = part.environment.get("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "none")
         assert key not in " ".join(part.command)
+
+
+def test_a_bento_served_from_a_workspace_is_told_where_keys_and_journal_will_be(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in model_card.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    told = champions.settings(place)
+    assert told == {
+        "ATELIER_KEYS": str(place.serving / "keys.json"), "ATELIER_JOURNAL": str(place.serving / "journal.db")
+    }  # fmt: skip
+    keys.init_signing(place)
+    monkeypatch.setenv("ATELIER_JOURNAL", "/elsewhere/journal.db")
+    told |= {"ATELIER_JOURNAL": "/elsewhere/journal.db", "ATELIER_SIGNING_KEY": str(keys.signing_key(place))}
+    assert champions.settings(place) == told
 
 
 def test_what_is_written_of_servers_counts_while_their_supervisor_lives(place: Workspace) -> None:
@@ -291,6 +306,7 @@ def test_up_serves_what_is_moved_in_mlflow_restarts_what_dies_and_leaves_nothing
         alias = f"{mlflow}/api/2.0/mlflow/registered-models/alias"
         wait(lambda: told()["subscribed"], seconds=20, what="the webhook")
         assert ask(f"{served}/v1/models")["data"][0]["version"] == "1"
+        assert ask(f"{served}/v1/signing-key")["key_id"] in keys.public_keys(place), "signed from the first sample on"
 
         taken = []
         for version in ("2", "3", "1", "2", "3"):
