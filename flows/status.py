@@ -81,7 +81,7 @@ def _models(place: Workspace, endpoints: dict[str, Any] | None) -> list[dict[str
     if not names:
         return []
     mlflow, trouble = _in_mlflow(place)
-    served, silent = _served(endpoints)
+    served, troubles, silent = _served(endpoints)
     rows = []
     for name in names:
         champion = ledger.current(name).get("champion")
@@ -93,7 +93,7 @@ def _models(place: Workspace, endpoints: dict[str, Any] | None) -> list[dict[str
         }
         disagree = [
             f"{side}: {why or row[side] or 'none'}"
-            for side, why in (("mlflow", trouble), ("served", silent))
+            for side, why in (("mlflow", trouble), ("served", silent or troubles.get(name)))
             if why is not None or row[side] not in (row["ledger"], HIDDEN)
         ]
         rows.append({**row, "agree": not disagree, "mismatch": disagree})
@@ -109,24 +109,26 @@ def _in_mlflow(place: Workspace) -> tuple[dict[str, dict[str, str]], str | None]
         return {}, str(error)
 
 
-def _served(endpoints: dict[str, Any] | None) -> tuple[dict[str, str] | None, str | None]:
-    """The champions that the endpoints answer with, and why they do not; None where they want a key to tell.
+def _served(endpoints: dict[str, Any] | None) -> tuple[dict[str, str] | None, dict[str, str], str | None]:
+    """The champions that the endpoints answer with, why one is not the newest, and why none is told.
 
-    ATELIER_API_KEY, if it is set, is sent.
+    None instead of champions where the endpoints want a key to tell. ATELIER_API_KEY, if it is set, is sent.
     """
     if endpoints is None:
-        return {}, "the endpoints are not up"
+        return {}, {}, "the endpoints are not up"
     key = os.environ.get("ATELIER_API_KEY")
     request = urllib.request.Request(
         f"{endpoints['url']}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {}
     )
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
-            return {card["id"]: card["version"] for card in json.load(answer)["data"]}, None
+            cards = json.load(answer)["data"]
     except urllib.error.HTTPError as error:
-        return (None, None) if error.code == 401 else ({}, f"the endpoints answer {error.code}")
+        return (None, {}, None) if error.code == 401 else ({}, {}, f"the endpoints answer {error.code}")
     except (OSError, ValueError, HTTPException) as error:
-        return {}, f"the endpoints do not answer ({error})"
+        return {}, {}, f"the endpoints do not answer ({error})"
+    troubles = {card["id"]: f"{card['version']}, for {card['trouble']}" for card in cards if card["trouble"]}
+    return {card["id"]: card["version"] for card in cards}, troubles, None
 
 
 def _controller_lines(told: dict[str, Any]) -> list[RenderableType]:
