@@ -54,6 +54,7 @@ def rollback(place: Workspace, model: str, *, reason: str) -> Promoted:
 def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, reason: str) -> Promoted:
     held = ledger.current(version.model).get("champion")
     if held is not None and held.version == version.version:
+        rollout.publish(place)  # whoever moved it may have been cut off before that
         raise AtelierError(f"{version.model}@{version.version} is the champion already.")
     ledger.refuse_unapproved(version.model, version.version)  # before the work, and again as it is moved
     tag = champions.ready(version, place)  # no champion is in the ledger whose Bento cannot be made

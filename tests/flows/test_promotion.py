@@ -1,11 +1,13 @@
 """Who becomes champion by hand: only what has passed, what is approved, and what is not champion yet."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
+from components.packaging import bento_model
 from components.records import Artifact, Pointer, Scores, Verdict
 from flows import promotion
 from flows.workspace import Workspace
@@ -56,6 +58,17 @@ def test_what_cannot_be_promoted_is_refused_and_nothing_moves(tmp_path: Path, na
     with pytest.raises(AtelierError, match=told):
         promotion.promote(place, named, reason="test")
     assert len(Ledger(place.ledger_url).history("toy")) == 1
+
+
+def test_a_promotion_that_was_cut_off_before_its_release_is_rolled_out_by_asking_again(tmp_path: Path) -> None:
+    place = place_with(tmp_path, "1")  # moved, and nothing after it
+    name, _, label = bento_model("toy", f"sha256:{'1' * 64}").partition(":")
+    folder = place.bentos / "models" / name / label
+    folder.mkdir(parents=True)
+    (folder / "model.yaml").touch()
+    with pytest.raises(AtelierError, match="is the champion already"):
+        promotion.promote(place, "toy@1", reason="test")
+    assert json.loads(place.release.read_bytes())["models"]["toy"]["champion"] == "1"
 
 
 def test_a_version_that_waits_for_approvals_stays_where_it_is(tmp_path: Path) -> None:
