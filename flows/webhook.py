@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import os
+import socket
 import threading
 import time
 from collections import OrderedDict
@@ -90,6 +91,8 @@ def secret(place: Workspace, name: str) -> str:
         aside = place.secrets / f".{name}.{os.getpid()}"
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             stream.write(base64.urlsafe_b64encode(os.urandom(32)))
+            stream.flush()
+            os.fsync(stream.fileno())  # an empty one would let anyone sign
         with suppress(FileExistsError):  # another process was first
             os.link(aside, path)
         aside.unlink()
@@ -139,6 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = PATIENCE
     server_version, sys_version = "atelier", ""
 
+    def setup(self) -> None:
+        super().setup()
+        self._clock = threading.Timer(PATIENCE, self._hang_up)  # `timeout` is of each piece alone
+        self._clock.daemon = True
+        self._clock.start()
+
+    def finish(self) -> None:
+        self._clock.cancel()
+        super().finish()
+
     def do_POST(self) -> None:
         try:
             new = self.server.inbox.take(self.headers, self._body())
@@ -158,6 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """The counts say enough."""
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length") or ""

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -512,6 +513,25 @@ def test_only_what_is_new_and_signed_wakes_the_controller(tmp_path: Path) -> Non
         assert send(port, {**good, "Content-Length": str(webhook.LARGEST + 1)}, b"") == 413
         assert send(port, {**good, "Content-Length": "-5"}, b"") == 411
         assert woken == [1] and inbox.counts == {"accepted": 1, "duplicate": 1, "refused": 3}
+
+
+def test_a_caller_that_dribbles_holds_the_door_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "PATIENCE", 0.5)
+    with (
+        Receiver(0, Inbox("secret"), wake=lambda: None, health=dict) as receiver,
+        socket.create_connection(("127.0.0.1", receiver.server_port)) as caller,
+    ):
+        caller.settimeout(0.05)
+        ended, until = False, time.monotonic() + 5
+        while not ended and time.monotonic() < until:  # each piece comes in time, and the whole never
+            try:
+                caller.sendall(b"x")
+                ended = caller.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                ended = True
+        assert ended
 
 
 def test_the_secret_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
