@@ -129,6 +129,7 @@ def test_a_palette_and_its_transparency_are_part_of_the_picture(signer: Signer, 
         chunk(b"gAMA", struct.pack(">I", 1000)),
         chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
         chunk(b"acTL", struct.pack(">II", 1, 0)),
+        chunk(b"iDOT", struct.pack(">7I", 2, 0, 4, 40, 4, 4, 60)),
     ],
 )
 def test_a_chunk_that_shows_the_same_pixels_otherwise_is_a_change(
