@@ -4,8 +4,9 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from components import families, modalities
 from components.bundle import EndpointCard, ModelCard, read
 from components.closure import ROOT, Closure, closure
 
@@ -23,7 +24,6 @@ def save(bundle: Path, target: Path, *, digest: str, header: "Model") -> None:
 
     card, endpoint = read(bundle)
     code = reached(card)
-    defaults = {name: control.default for name, control in endpoint.controls.items()}
     with TemporaryDirectory() as aside:
         _copy(code, Path(aside))
         pyfunc.save_model(
@@ -33,7 +33,7 @@ def save(bundle: Path, target: Path, *, digest: str, header: "Model") -> None:
             code_paths=[str(Path(aside) / "components")],
             model_config={"bundle": digest},
             signature=signature(card, endpoint),
-            input_example=pd.DataFrame([{"seed": 7, **defaults}]),
+            input_example=pd.DataFrame([_example(card, endpoint)]),
             pip_requirements=requirements(code),
             mlflow_model=header,
         )
@@ -47,13 +47,29 @@ def reached(card: ModelCard) -> Closure:
 
 
 def signature(card: ModelCard, endpoint: EndpointCard) -> "ModelSignature":
-    """A seed and the public controls in; the seed and the encoded sample, in a column named by its modality, out."""
+    """A seed and the public controls in; the seed and the encoded sample, in a column named by its modality, out.
+
+    A model that edits takes what each sample is made from as well, encoded, in a column of the same name.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
+    given = [ColSpec("binary", card.modality)] if _edits(card) else []
     asked = [ColSpec(COLUMNS[type(item.default)], name, required=False) for name, item in endpoint.controls.items()]
     answered = [ColSpec("long", "seed"), ColSpec("binary", card.modality)]
-    return ModelSignature(inputs=Schema([ColSpec("long", "seed"), *asked]), outputs=Schema(answered))
+    return ModelSignature(inputs=Schema([ColSpec("long", "seed"), *given, *asked]), outputs=Schema(answered))
+
+
+def _example(card: ModelCard, endpoint: EndpointCard) -> dict[str, Any]:
+    """A row that the model answers."""
+    defaults = {name: control.default for name, control in endpoint.controls.items()}
+    codec = modalities.part(card.modality, "codec")
+    return {"seed": 7, **({card.modality: codec.example(card.spec)} if _edits(card) else {}), **defaults}
+
+
+def _edits(card: ModelCard) -> bool:
+    edits: bool = families.get(card.family).Model.edits
+    return edits
 
 
 def requirements(code: Closure) -> list[str]:

@@ -20,6 +20,9 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 class RegisteredModel(PythonModel):  # type: ignore[misc]  # a vendor's class without types
     """`predict` takes a frame of `seed` and of any public controls; a control left out, or null, has its default.
 
+    A model that edits takes what each sample is made from too, in a column named by its modality: an `image` is bytes
+    of PNG, JPEG or WebP.
+
     It returns a frame of `seed` and one more column, named by the modality: bytes in the modality's media type. The
     same seed and controls give the same bytes. A control out of range raises a `ValueError` that names the range.
     """
@@ -30,14 +33,20 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]  # a vendor's class wi
         with _only_code_of(bundle.parents[1] / "code"):
             sampling = importlib.import_module("components.sampling")
             self.endpoint = sampling.load(bundle, digest=context.model_config["bundle"])
+            self.join = sampling.join
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         seeds = [int(seed) for seed in model_input["seed"]]
-        asked = model_input.drop(columns="seed").to_dict("records")
-        given = [{str(name): value for name, value in row.items() if not pd.isna(value)} for row in asked]
-        return pd.DataFrame({"seed": seeds, self.endpoint.modality: self.endpoint.generate(seeds, given)})
+        modality, rows = self.endpoint.modality, model_input.drop(columns="seed")
+        given = None
+        if self.endpoint.edits:
+            given = self.join([self.endpoint.read(payload) for payload in rows.pop(modality)])
+        asked = [
+            {str(name): value for name, value in row.items() if not pd.isna(value)} for row in rows.to_dict("records")
+        ]
+        return pd.DataFrame({"seed": seeds, modality: self.endpoint.generate(seeds, asked, given)})
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 The server runs from the Bento's own folder with no path into this checkout, so that what answers is what was packaged.
 """
 
+import base64
 import json
 import os
 import re
@@ -84,15 +85,18 @@ def question(url: str, *, model: str, digest: str, modality: str, spec: Mapping[
 
     Raises an `AtelierError` where the server answers from other bytes than `digest`, in another media type than its
     modality's, or with what that modality's codec refuses for a model of this `spec`; where it draws two samples from
-    one seed, or takes a control that the model does not have.
+    one seed, or takes a control that the model does not have. A model that edits is given an example of its modality.
     """
     codec = modalities.part(modality, "codec")
-    told = _media_type(url, model)
+    card = _card(url, model)
+    told: str = card["media_type"]
     if told != codec.MEDIA_TYPE:
         raise AtelierError(
             f"{model} says that it answers in {told}, and a model of {modality} does in {codec.MEDIA_TYPE}"
         )
-    asked = {"model": model, "seed": 0}
+    asked: dict[str, Any] = {"model": model, "seed": 0}
+    if card.get("edits"):
+        asked["image"] = base64.b64encode(codec.example(spec)).decode()
     status, headers, sample = _ask(f"{url}/v1/generate", asked, accept=_bare(told))
     if status != 200:
         raise AtelierError(f"{model} answered {status} to {asked}: {_text(sample)}")
@@ -220,12 +224,15 @@ def _workers(server: int) -> set[Any]:
     return found
 
 
-def _media_type(url: str, model: str) -> str:
-    """What the server's own list of models says that this one answers in."""
+def _card(url: str, model: str) -> dict[str, Any]:
+    """What the server's own list of models says of this one."""
     status, _, answer = _ask(f"{url}/v1/models")
     try:
         cards = {card["id"]: card for card in json.loads(answer)["data"]}
-        return str(cards[model]["media_type"])
+        card: dict[str, Any] = cards[model]
+        if not isinstance(card["media_type"], str):
+            raise TypeError
+        return card
     except (ValueError, KeyError, TypeError):
         raise AtelierError(f"the server does not list {model}: it answered {status} with {_text(answer)}") from None
 

@@ -103,8 +103,9 @@ def publish(outcome: Outcome, place: Workspace) -> Path:
     store, folder = Store(place.store), place.reports / outcome.verdicts[0].model
     for verdict in outcome.verdicts:
         pictures = store.path(verdict.scores.pictures)
-        write_atomically(folder / f"{verdict.candidate}.png", (pictures / "generated.png").read_bytes())
-        write_atomically(folder / "held_out.png", (pictures / "held_out.png").read_bytes())
+        for sheet in pictures.glob("*.png"):  # what is not generated is the same for all candidates
+            name = verdict.candidate if sheet.stem == "generated" else sheet.stem
+            write_atomically(folder / f"{name}.png", sheet.read_bytes())
     for sample in store.path(outcome.package.sample).iterdir():
         write_atomically(folder / f"served{sample.suffix}", sample.read_bytes())
     return folder

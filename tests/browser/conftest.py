@@ -28,9 +28,11 @@ def versions(shop: Shop) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def gallery(shop: Shop, versions: dict[str, Any]) -> Iterator[str]:
-    """A server of three models: pictures, sounds and texts."""
+    """A server of four models: pictures, sounds, texts, and pictures made from others."""
     held = {"champion": "1", "versions": {"1": versions["1"]}}
-    parts = shop.parts(shop.release(fashion=held, tones=held, lines=held), journal=shop.root / "gallery.db")
+    restyle = {"champion": "1", "versions": {"1": shop.served(model="restyle", family="cyclegan")}}
+    release = shop.release(fashion=held, tones=held, lines=held, restyle=restyle)
+    parts = shop.parts(release, journal=shop.root / "gallery.db")
     public = {
         "pitch": PublicControl(default=440, at_least=100, at_most=1000),
         "loudness": PublicControl(default=0.8, at_least=0.1, at_most=1.0),

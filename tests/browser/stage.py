@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pytest
@@ -73,6 +72,7 @@ class Tones:
     """A sampler of sounds: a tone of the pitch and shape that are asked for, as long as its seed says."""
 
     modality = "audio"
+    edits = False
     alike = ()
 
     def sample(self, seeds: list[int], *, controls: list[Any], conditions: None = None) -> Waves:
@@ -90,6 +90,7 @@ class Lines:
     """A sampler of texts: one line that names its seed."""
 
     modality = "text"
+    edits = False
     alike = ()
 
     def sample(self, seeds: list[int], *, controls: list[Any], conditions: None = None) -> Tokens:
@@ -103,7 +104,7 @@ def put(parts: Parts, name: str, sampler: Any, spec: Any, public: dict[str, Publ
     codec, form = modalities.part(sampler.modality, "codec"), controls.schema(public)
     endpoint = dataclasses.replace(
         held.endpoint, modality=sampler.modality, media_type=codec.MEDIA_TYPE, controls=form, spec=spec,
-        _sampler=sampler, _family_controls=form, _encode=partial(codec.encode, spec=spec),
+        _sampler=sampler, _family_controls=form, _codec=codec,
         card=held.endpoint.card.model_copy(update={"controls": public}),
     )  # fmt: skip
     champions = {**parts.residents.view.champions, name: dataclasses.replace(held, endpoint=endpoint)}

@@ -6,6 +6,7 @@ from typing import Any
 
 from playwright.sync_api import Route, expect
 
+from components.modalities.image import codec
 from tests.browser.stage import NEEDS_CHROMIUM, Watched, generate
 
 pytestmark = NEEDS_CHROMIUM
@@ -76,3 +77,29 @@ def test_text_that_streams_is_shown_as_it_comes_and_its_failure_told(watched: Wa
     page.route("**/v1/generate", lambda route: send(route, [failure]))
     generate(page)
     expect(page.locator("#problem")).to_have_text("the model stopped in the middle")
+
+
+def test_a_model_that_edits_is_given_a_picture_and_others_are_not(watched: Watched, gallery: str) -> None:
+    page = watched.open(gallery)
+    page.select_option("#model", "fashion")
+    expect(page.locator("#picture")).to_be_hidden()
+    page.select_option("#model", "restyle")
+    expect(page.locator("#picture")).to_be_visible()
+    page.click("#generate")
+    assert page.locator("#picture").evaluate("node => node.validity.valueMissing"), "nothing is asked without one"
+    expect(page.locator("figure")).to_have_count(0)
+    picture = codec.example({"channels": 1, "size": 60})
+    page.set_input_files("#picture", {"name": "slope.png", "mimeType": "image/png", "buffer": picture})
+    page.select_option("#control-direction", label="degrade")
+    with page.expect_response("**/v1/images/edits") as answered:
+        generate(page, seed="7", count="2")
+    assert answered.value.ok and [one["seed"] for one in answered.value.json()["data"]] == [7, 8]
+    expect(page.locator("figure img")).to_have_count(2)
+    page.click("#code")
+    told = " ".join(page.locator("#sheet pre").all_inner_texts())
+    assert "client.images.edit(" in told and "-F image=@picture.png" in told
+    page.click("#close")
+    page.set_input_files("#picture", {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.click("#generate")
+    expect(page.locator("#problem")).to_contain_text("the picture cannot be read")
+    assert [line for line in watched.said if "400" not in line] == []

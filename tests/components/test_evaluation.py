@@ -151,6 +151,20 @@ def test_scores_are_the_same_to_the_digit_and_carry_what_they_rest_on(place: Pla
     assert {path.name for path in place.store.path(one.pictures).iterdir()} == {"generated.png", "held_out.png"}
 
 
+def test_an_editing_model_is_given_degraded_held_out_rows_and_scored_against_the_originals(
+    tmp_path: Path, recipe: Recipe
+) -> None:
+    store = Store(tmp_path / "store")
+    shards = prepared(store)
+    restoring = Place(tmp_path, store, shards.model_copy(update={"spec": shards.spec | {"degrade": "invert"}}))
+    scores = restoring.scores(restoring.bundle("cyclegan", {"width": 2}), recipe)
+    metrics = modalities.part("image", "metrics")
+    assert set(scores.values) == set(metrics.DIRECTIONS) - set(metrics.OF_LABELS)
+    assert scores.values["psnr"][0] == scores.values["psnr"][1], "what is restored follows from the picture alone"
+    names = {path.name for path in store.path(scores.pictures).iterdir()}
+    assert names == {"generated.png", "held_out.png", "given.png"}
+
+
 @pytest.mark.parametrize("copies", [0, 1, 5])
 def test_a_planted_copier_is_seen_to_the_row(place: Place, recipe: Recipe, copies: int) -> None:
     scores = place.scores(place.bundle("copier", {"copies": copies}), recipe)

@@ -1,5 +1,6 @@
 """Packaging with a real BentoML: one Bento is built and served for the whole file; faults are planted beside it."""
 
+import base64
 import http.server
 import io
 import json
@@ -287,16 +288,19 @@ def png(side):
 
 
 @contextmanager
-def answering(answers, *, digest="sha256:aa", media_type="image/png", sent="image/png"):
+def answering(answers, *, digest="sha256:aa", media_type="image/png", sent="image/png", edits=False, asked=None):
     """A server that lists a model `m`, and gives these (status, body) one after the other, whatever is asked."""
     left = list(answers)
+    card = {"id": "m", "media_type": media_type, "edits": edits}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.answer(200, "application/json", json.dumps({"data": [{"id": "m", "media_type": media_type}]}).encode())
+            self.answer(200, "application/json", json.dumps({"data": [card]}).encode())
 
         def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if asked is not None:
+                asked.append(json.loads(body))
             status, body = left.pop(0)
             self.answer(status, sent, body)
 
@@ -347,6 +351,15 @@ def test_question_accepts_a_server_that_behaves(modality, media_type, sample, sp
     answers = [(200, sample), (200, sample), (400, b"{}")]
     with answering(answers, media_type=media_type, sent=media_type) as url:
         assert ask(url, modality=modality, spec=spec) == server.Drawn(sample, suffix)
+
+
+def test_a_model_that_edits_is_questioned_with_a_picture_of_its_spec():
+    asked = []
+    with answering([(200, png(8)), (200, png(8)), (400, b"{}")], edits=True, asked=asked) as url:
+        ask(url, spec={"size": 8, "channels": 1})
+    assert len(asked) == 3
+    for one in asked:
+        assert Image.open(io.BytesIO(base64.b64decode(one["image"]))).size == (8, 8)
 
 
 @pytest.mark.parametrize(

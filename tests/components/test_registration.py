@@ -12,6 +12,7 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
@@ -19,6 +20,7 @@ from components import bundle, display, families, mlflow_model, registration, sa
 from components.controls import PublicControl
 from components.errors import AtelierError, GateFailed
 from components.ledger import Ledger, Version
+from components.modalities.image import codec
 from components.modalities.image.batch import ImageSpec
 from components.recipe import Promotion
 from components.records import Artifact, Check, Pointer, Registered, Scores, Verdict
@@ -316,6 +318,26 @@ def test_a_version_whose_bytes_were_changed_does_not_load(place: Place, client_o
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ValueError, match="does not match its digest"):
         mlflow.pyfunc.load_model("models:/fashion/1")
+
+
+def test_a_model_that_edits_takes_pictures_in_a_column_of_bytes(tmp_path: Path) -> None:
+    store, spec = Store(tmp_path / "store"), ImageSpec(channels=1, size=8, degrade="invert")
+    with store.writing("weights") as draft:
+        cyclegan = families.get("cyclegan")
+        cyclegan.Model(cyclegan.Config(width=2), spec).save(draft.directory)
+    ways = PublicControl(default="restore", choices=("restore", "degrade"))
+    card = bundle.EndpointCard(model="restyle", controls={"direction": ways})
+    made = bundle.assemble(draft.artifact, card, store)
+    mlflow_model.save(store.path(made), tmp_path / "model", digest=made.digest, header=Model())
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert model.metadata.signature.inputs.input_names() == ["seed", "image", "direction"]
+    assert model.metadata.signature.inputs.required_input_names() == ["seed", "image"]
+    pictures = [codec.example({"channels": 1, "size": size}) for size in (8, 20)]
+    drawn = model.predict(pd.DataFrame({"seed": [1, 2], "image": pictures, "direction": ["degrade", None]}))
+    endpoint = sampling.load(store.path(made))
+    given = sampling.join([endpoint.read(picture) for picture in pictures])
+    assert list(drawn["image"]) == endpoint.generate([1, 2], [{"direction": "degrade"}, {}], given)
+    assert model.predict(model.input_example)["seed"].tolist() == [7], "its own example is answered"
 
 
 STRANGER = """

@@ -34,6 +34,11 @@ class ImageSpec(Spec):
     def gives(self) -> bool:
         return self.degrade is not None
 
+    def row(self, pixels: bytes) -> "Images":
+        """One row of bytes [channels, size, size]."""
+        levels = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
+        return Images(levels.reshape(1, self.channels, self.size, self.size).float().div_(127.5).sub_(1))
+
 
 @dataclass(frozen=True, slots=True)
 class Images(Batch):
