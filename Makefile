@@ -48,7 +48,7 @@ bench: .venv/ready ## the figures of the README, measured here
 bench-serving: .venv/ready ## those of serving alone, beside a hand-written server and LitServe
 	@$(BIN)/python -m tests.benchmarks serving
 
-clean: ## remove what `make run` made; data/ and .venv stay
+clean: ## remove the workspace, its models, ledger and keys included; data/ and .venv stay
 	rm -rf .atelier build dist *.egg-info
 
 hooks: .venv/ready ## run ruff, mypy and the import contracts before each commit
