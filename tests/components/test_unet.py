@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from components.errors import AtelierError
-from components.unet import Attention, UNet, drop_labels, guided
+from components.unet import Attention, Dense, UNet, drop_labels, guided
 
 
 def small(**changes: object) -> UNet:
     torch.manual_seed(0)
-    settings = {"size": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "patch": 2, "attention": True}
+    settings = {"size": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "patch": 2, "mixing": "dense"}
     return UNet(channels=1, **{**settings, **changes})
 
 
@@ -30,8 +30,9 @@ def test_the_untrained_network_gives_zero() -> None:
     assert not small()(torch.randn(2, 1, 8, 8), torch.rand(2)).any()
 
 
-def test_every_input_matters_and_every_place_sees_all_others() -> None:
-    network, pixels, time = woken(small(classes=2)), torch.randn(1, 1, 8, 8), torch.tensor([0.3])
+@pytest.mark.parametrize("mixing", ["dense", "attention"])
+def test_every_input_matters_and_every_place_sees_all_others(mixing: str) -> None:
+    network, pixels, time = woken(small(classes=2, mixing=mixing)), torch.randn(1, 1, 8, 8), torch.tensor([0.3])
     label = torch.tensor([0])
     out = network(pixels, time, label)
     assert not torch.allclose(out, network(pixels, time + 0.1, label))
@@ -39,6 +40,35 @@ def test_every_input_matters_and_every_place_sees_all_others() -> None:
     corner = pixels.clone()
     corner[..., 0, 0] += 1
     assert (network(corner, time, label) - out)[..., -1, -1].abs().item() > 0
+
+
+def test_without_mixing_far_places_stay_apart() -> None:
+    """64 pixels and one resolution: eight convolutions of 3 x 3 patches reach 16 pixels."""
+    network, pixels, time = (
+        woken(small(size=64, multipliers=(1,), mixing="none")),
+        torch.randn(1, 1, 64, 64),
+        torch.ones(1),
+    )
+    network.head[0] = torch.nn.Identity()  # norms see the whole picture
+    for block in network.middle:
+        block.first[0] = block.norm = torch.nn.Identity()
+    corner = pixels.clone()
+    corner[..., 0, 0] += 1
+    moved = (network(corner, time) - network(pixels, time)).abs()[0, 0]
+    assert moved[0, 0] > 0
+    assert not moved[-1, -1]
+
+
+def test_dense_mixing_is_one_small_network_over_places_for_every_channel() -> None:
+    layer = Dense(width=2, places=4)
+    torch.nn.init.normal_(layer.mix[2].weight)
+    hidden = torch.randn(1, 2, 2, 2)
+    told = layer(hidden, torch.empty(0)) - hidden
+    for channel in range(2):
+        places = layer.norm(hidden)[0, channel].flatten()
+        inner = layer.mix[0].weight @ places + layer.mix[0].bias
+        expected = layer.mix[2].weight @ (inner * inner.sigmoid())
+        torch.testing.assert_close(told[0, channel].flatten(), expected)
 
 
 def test_no_label_is_the_null_class() -> None:
