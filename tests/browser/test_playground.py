@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -291,7 +292,8 @@ def test_everything_is_within_reach_of_the_keyboard(page: Page, parts: Parts) ->
 def test_a_run_can_be_cancelled_and_its_place_is_free_again(page: Page, parts: Parts) -> None:
     held = threading.Event()
     first = parts.residents.view.champions["fashion"].endpoint
-    blocking = dataclasses.replace(first, _encode=lambda batch: [held.wait(20), first._encode(batch)][1])
+    slow = SimpleNamespace(encode=lambda rows, spec: [held.wait(20), first._codec.encode(rows, spec)][1])
+    blocking = dataclasses.replace(first, _codec=slow)
     parts.batcher.submit(("other", "1"), blocking, [0], first.checked({}))
     try:
         page.click("#generate")
