@@ -17,7 +17,8 @@ before = sorted(sys.modules)
 from components import sampling
 extra, *bundles = sys.argv[1:]
 for bundle in bundles:
-    sampling.load(Path(bundle)).generate([0])
+    endpoint = sampling.load(Path(bundle))
+    endpoint.generate([0], given=endpoint.example())
 if extra:
     __import__(extra)
 print(json.dumps([before, sorted(sys.modules)]))
@@ -31,7 +32,9 @@ def imported(tmp_path, names, extra=""):
     for name in names:
         module = families.get(name)
         with store.writing("weights") as draft:
-            module.Model(module.Config(), ImageSpec(channels=1, size=8)).save(draft.directory)
+            degrade = "invert" if module.Model.edits else None
+            spec = ImageSpec(channels=1, size=8, classes=("a", "b"), degrade=degrade)
+            module.Model(module.Config(), spec).save(draft.directory)
         bundles.append(store.path(assemble(draft.artifact, EndpointCard(model="fashion"), store)))
     command = [sys.executable, "-c", PROGRAM, extra, *bundles]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
