@@ -78,7 +78,7 @@ class Train(Strict):
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(64, ge=2)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    schedule: Literal["constant", "cosine"] = "constant"  # of every learning rate; cosine falls to 0 at the last step
+    schedule: Literal["constant", "cosine"] = "constant"  # of learning rates; cosine falls to nearly 0 at the end
     warmup: int = Field(0, ge=0)  # steps over which every learning rate rises from 0 at first
     checkpoint_every: int = Field(200, ge=1)
     time_limit: Duration | None = None

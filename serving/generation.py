@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ LAST_SEED = 2**53 - 1  # JSON's numbers are exact up to here in every language
 MOST_SAMPLES = 4096  # of one request, whatever a model's card allows
 LOADING_SECONDS = 60.0
 READERS = ThreadPoolExecutor(2, "given")  # so many pictures are unpacked at once, of up to some 200 MB each
+UNREAD = threading.BoundedSemaphore(16)  # and so many wait or are at it: a large one takes a second
 
 
 def _whole(given: object) -> object:
@@ -175,11 +177,22 @@ async def read(resident: Resident, payloads: Sequence[bytes], *, param: str = "i
         raise Refusal(
             f"{resident.model} makes its samples from seeds alone and takes no {param}; leave it out", param=param
         )
-    loop = asyncio.get_running_loop()
     try:
-        return [await loop.run_in_executor(READERS, _given, endpoint, payload) for payload in payloads]
+        return [await _read_one(endpoint, payload) for payload in payloads]
     except ValueError as error:
         raise Refusal(str(error), param=param, code="invalid_image") from None
+
+
+async def _read_one(endpoint: "Endpoint", payload: bytes) -> Given:
+    if not UNREAD.acquire(blocking=False):
+        raise Refusal(
+            "more pictures wait to be read than this server reads at once; ask again in a second",
+            status=429, code="queue_full", retry_after=1,
+        )  # fmt: skip
+    try:
+        return await asyncio.get_running_loop().run_in_executor(READERS, _given, endpoint, payload)
+    finally:
+        UNREAD.release()
 
 
 def _given(endpoint: "Endpoint", payload: bytes) -> Given:

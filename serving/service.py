@@ -132,8 +132,9 @@ def _refuse_open_door(keys: Keys) -> None:
 
 def _address() -> str | None:
     """The address of the socket that BentoML hands to this process; None without one, as in a test."""
-    if "--fd" not in sys.argv:
+    given = " ".join(sys.argv).replace("--fd=", "--fd ").split()
+    if "--fd" not in given:
         return None
-    with socket.socket(fileno=os.dup(int(sys.argv[sys.argv.index("--fd") + 1]))) as listening:
+    with socket.socket(fileno=os.dup(int(given[given.index("--fd") + 1]))) as listening:
         address: str = listening.getsockname()[0]
         return address

@@ -10,6 +10,7 @@ from PIL import Image
 
 from components import provenance, sampling
 from components.modalities.image import codec
+from serving import generation
 from tests.serving.live import running
 from tests.serving.shop import Shop, application, close
 
@@ -181,6 +182,17 @@ def test_a_retry_under_its_key_is_answered_once(client, parts):
     first, again = (ask(**{"Idempotency-Key": "k"}) for _ in range(2))
     assert first.content == again.content and again.headers["Idempotent-Replayed"] == "true"
     assert ask().json()["data"][0]["seed"] != first.json()["data"][0]["seed"]
+
+
+def test_pictures_beyond_those_that_may_wait_are_refused_and_read_again_later(client):
+    body = {"model": "restyle", "seed": 1, "image": base64.b64encode(png()).decode()}
+    held = 0
+    while generation.UNREAD.acquire(blocking=False):
+        held += 1
+    answer = client.post("/v1/generate", json=body)
+    generation.UNREAD.release(held)
+    assert held == 16 and answer.status_code == 429 and answer.headers["Retry-After"] == "1"
+    assert [client.post("/v1/generate", json=body).status_code for _ in range(held + 1)] == [200] * (held + 1)
 
 
 def test_the_card_says_who_edits(client):
