@@ -36,6 +36,7 @@ class ModelCard(Strict):
     modality: str
     config: dict[str, Any]
     spec: dict[str, Any]
+    edits: bool = False  # whether each sample is made from a row that is given
 
 
 def assemble(weights: Artifact, endpoint: EndpointCard, store: Store) -> Artifact:

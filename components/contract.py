@@ -165,6 +165,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
             "modality": self.modality,
             "config": self.config.model_dump(mode="json"),
             "spec": self.spec.model_dump(mode="json"),
+            **({"edits": True} if self.edits else {}),
         }
         save_file(weights, directory / "model.safetensors")
         (directory / "config.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from components import families, modalities
+from components import modalities
 from components.bundle import EndpointCard, ModelCard, read
 from components.closure import ROOT, Closure, closure
 
@@ -54,7 +54,7 @@ def signature(card: ModelCard, endpoint: EndpointCard) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    given = [ColSpec("binary", card.modality)] if _edits(card) else []
+    given = [ColSpec("binary", card.modality)] if card.edits else []
     asked = [ColSpec(COLUMNS[type(item.default)], name, required=False) for name, item in endpoint.controls.items()]
     answered = [ColSpec("long", "seed"), ColSpec("binary", card.modality)]
     return ModelSignature(inputs=Schema([ColSpec("long", "seed"), *given, *asked]), outputs=Schema(answered))
@@ -64,12 +64,7 @@ def _example(card: ModelCard, endpoint: EndpointCard) -> dict[str, Any]:
     """A row that the model answers."""
     defaults = {name: control.default for name, control in endpoint.controls.items()}
     codec = modalities.part(card.modality, "codec")
-    return {"seed": 7, **({card.modality: codec.example(card.spec)} if _edits(card) else {}), **defaults}
-
-
-def _edits(card: ModelCard) -> bool:
-    edits: bool = families.get(card.family).Model.edits
-    return edits
+    return {"seed": 7, **({card.modality: codec.example(card.spec)} if card.edits else {}), **defaults}
 
 
 def requirements(code: Closure) -> list[str]:

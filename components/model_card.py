@@ -34,7 +34,7 @@ def text(version: "Version", verdict: Verdict, bundle: Path, *, licence: str | N
         _table(("", ""), _facts(version, bundle, licence)),
         f"## Licence of the data\n\n{licence or 'It was not recorded.'}",
         "## How good it is\n\n" + _numbers(verdict),
-        "## How to call it\n\n" + _calls(version, endpoint),
+        "## How to call it\n\n" + _calls(version, endpoint, edits=model.get("edits", False)),
         "## Limits\n\n" + _limits(verdict, model, endpoint),
     ]
     return "\n\n".join(parts) + "\n"
@@ -83,8 +83,15 @@ def _floor(floor: dict[str, float], name: str) -> str:
     return f"{floor[name]:.4g}" if name in floor else ""
 
 
-def _calls(version: "Version", endpoint: dict[str, Any]) -> str:
-    body = json.dumps({"model": version.model, "seed": 7})
+def curl(model: str, *, edits: bool) -> str:
+    """What asks a server on this machine for a sample; an answer of an editing model is JSON."""
+    if edits:
+        return f"curl -s localhost:3000/v1/images/edits -F model={model} -F seed=7 -F image=@picture.png"
+    body = json.dumps({"model": model, "seed": 7})
+    return f"curl -s localhost:3000/v1/generate -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _calls(version: "Version", endpoint: dict[str, Any], *, edits: bool) -> str:
     controls = [
         (f"`{name}`", f"`{json.dumps(control, sort_keys=True)}`")
         for name, control in endpoint.get("controls", {}).items()
@@ -95,7 +102,7 @@ def _calls(version: "Version", endpoint: dict[str, Any]) -> str:
             "`NAME:VERSION` as in `bento.yaml`, and the Bento in the store that `BENTOML_HOME` names; `torch` is "
             "pinned without its build: name an index of the build you want to pip.",
             "```sh\npip install -r env/python/requirements.txt\nbentoml serve NAME:VERSION --host 127.0.0.1\n"
-            f"curl -s localhost:3000/v1/generate -H 'Content-Type: application/json' -d '{body}' -o sample\n```",
+            f"{curl(version.model, edits=edits)} -o sample\n```",
             "The same seed, controls and version give the same bytes. `GET /v1/models` tells the rest.",
             shown,
             "In a container it listens on port 3000 of every address, and there it starts with keys only. Mount them:",

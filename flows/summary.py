@@ -1,5 +1,6 @@
 """What a run came to, in words and tables for a person."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from components.model_card import curl
 from components.records import Check, Outcome, Trained, Verdict
 from components.store import Store, write_atomically
 from flows.console import Board
@@ -116,7 +118,9 @@ def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, secon
     done, model = outcome.registered, outcome.registered.model
     docs = Store(place.store).path(outcome.validated.docs) / "index.html"
     known = "" if done.created else ", registered before"
-    ask = f"""-H 'Content-Type: application/json' -d '{{"model": "{model}", "seed": 7}}' -o sample.png"""
+    card = json.loads((Store(place.store).path(outcome.package.bundle) / "config.json").read_bytes())
+    edits = card.get("edits", False)
+    ask = f"{curl(model, edits=edits)} -o sample.{'json' if edits else 'png'}"
     return "\n".join(
         [
             f"[bold]registered[/bold]   {model}@{done.version}, {done.alias}{known}",
@@ -125,7 +129,7 @@ def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, secon
             f"[bold]data checks[/bold]  {docs}",
             f"[bold]time[/bold]         {seconds:.0f} s, of it {seconds - board.own_seconds():.0f} s orchestration",
             "",
-            f"atelier serve {model}     then: curl -s localhost:3000/v1/generate {ask}",
+            f"atelier serve {model}     then: {ask}",
             f"atelier show {model}      its gates, numbers and lineage",
             "atelier up"
             + " " * (len(model) + 9)
