@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from components import training
+from components import bundle, training
 from components.controls import PublicControl
 from components.errors import AtelierError
 from components.families import cyclegan
@@ -36,6 +38,11 @@ class TestCycleGan(FamilyContract):
         family = self.build().eval()
         one, other = self.draw(family, [1, 2], [3, 3]).pixels
         assert torch.equal(one, other)
+
+    def test_its_bundle_says_that_it_edits(self, tmp_path: Path) -> None:
+        self.build().save(tmp_path)
+        (tmp_path / "endpoint.json").write_text(bundle.EndpointCard(model="m").model_dump_json())
+        assert bundle.read(tmp_path)[0].edits
 
     def test_both_ways_in_one_call_are_those_of_calls_of_their_own(self) -> None:
         family = self.build().eval()
