@@ -21,7 +21,7 @@ from serving.openapi import ANSWER, ASKED, MADE, ONCE, ORIGIN, refusals, success
 from serving.residents import Resident
 
 LARGER = {"/v1/images/edits": 16 * 2**20}  # bytes of a body that holds a picture
-MOST_FILES, MOST_FIELDS = 64, 32  # of a form
+MOST_FILES, MOST_FIELDS = 64, 32  # of a form: files under `image[]`, and one under `image`
 FIELD_BYTES = 64 * 2**10
 FILES = ("image", "image[]")  # the second is how OpenAI's clients name several
 ROUTES = {
@@ -177,7 +177,7 @@ async def edits(request: Request) -> Response:
     await request.body()  # kept, so that it can be read again as a form, and for an Idempotency-Key
 
     async def make() -> Response:
-        async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=FIELD_BYTES) as form:
+        async with request.form(max_files=MOST_FILES + 1, max_fields=MOST_FIELDS, max_part_size=FIELD_BYTES) as form:
             fields = _fields(form)
             resident = await _of_kind(request, _named(request, fields), "image")
             if not resident.endpoint.edits:
