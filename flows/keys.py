@@ -5,7 +5,6 @@ Of an API key only its hash is kept. Private keys lie in the workspace's `secret
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import time
@@ -30,6 +29,7 @@ from flows.workspace import Workspace
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 PARTS = {"id", "team", "sha256", "models", "created", "revoked"}  # of a key in keys.json
 EVERY_MODEL = ("*",)
+PRIVATE = 0o600
 PATIENCE = 30.0  # seconds that a change of the keys waits for another one
 
 
@@ -85,7 +85,7 @@ def init_signing(place: Workspace, *, rotate: bool = False) -> dict[str, Any]:
         _shut(place.secrets)
         write_atomically(public, signer.public_pem.encode())  # first: nothing is signed that cannot be checked
         if made:
-            _write_secret(private, pem)
+            write_atomically(private, pem, mode=PRIVATE)
     return {"schema": 1, "key_id": signer.key_id, "made": made, "private": str(private), "public": str(public)}
 
 
@@ -116,7 +116,7 @@ def init_approver(place: Workspace, name: str) -> dict[str, Any]:
         signer = _signer(private, pem)
         if made:
             _shut(place.secrets)
-            _write_secret(private, pem)  # first: who is enrolled has the key
+            write_atomically(private, pem, mode=PRIVATE)  # first: who is enrolled has the key
         try:
             approver = Ledger(place.ledger_url).enrol(name, signer)
         except AtelierError:
@@ -198,7 +198,8 @@ def _changing(place: Workspace) -> Iterator[list[dict[str, Any]]]:
     with _turn(place):
         keys = _read(_file(place))
         yield keys
-        _write_secret(_file(place), (json.dumps({"schema": 1, "keys": keys}, indent=2) + "\n").encode())
+        content = json.dumps({"schema": 1, "keys": keys}, indent=2) + "\n"
+        write_atomically(_file(place), content.encode(), mode=PRIVATE)
 
 
 @contextmanager
@@ -211,21 +212,6 @@ def _turn(place: Workspace) -> Iterator[None]:
                 raise AtelierError(f"another command has held {lock.name} for {PATIENCE:.0f} s; try again once it ends")
             time.sleep(0.01)
         yield
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, at no moment otherwise, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    try:
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123 - a mode
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _shut(folder: Path) -> None:

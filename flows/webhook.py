@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from components.store import write_atomically
 from flows.workspace import Workspace
 
 STALE_SECONDS = 300
@@ -88,14 +90,14 @@ def secret(place: Workspace, name: str) -> str:
     place.secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = place.secrets / name
     if not path.exists():
-        aside = place.secrets / f".{name}.{os.getpid()}"
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(base64.urlsafe_b64encode(os.urandom(32)))
-            stream.flush()
-            os.fsync(stream.fileno())  # an empty one would let anyone sign
+        # Written whole before it has its name: an empty one would let anyone sign.
+        mine = path.with_name(f".{name}.{secrets.token_hex(4)}")
+        write_atomically(
+            mine, base64.urlsafe_b64encode(os.urandom(32)), mode=0o600
+        )  # an empty one would let anyone sign
         with suppress(FileExistsError):  # another process was first
-            os.link(aside, path)
-        aside.unlink()
+            os.link(mine, path)
+        mine.unlink()
     return path.read_text().strip()
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,23 @@ def test_write_atomically_replaces_whole(tmp_path: Path) -> None:
     write_atomically(path, b"two")
     assert path.read_bytes() == b"two"
     assert [other.name for other in path.parent.iterdir()] == ["file"]
+
+
+def test_many_threads_write_one_file_at_once(tmp_path: Path) -> None:
+    path, contents = tmp_path / "file", [bytes([n]) * 65536 for n in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda content: [write_atomically(path, content) for _ in range(10)], contents))
+    assert path.read_bytes() in contents
+    assert [other.name for other in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_private_file_is_private_and_another_follows_the_umask(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "private", b"key", mode=0o600)
+    write_atomically(tmp_path / "public", b"page")
+    (tmp_path / "plain").touch()
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes["private"] == 0o600
+    assert modes["public"] == modes["plain"]
 
 
 def test_a_digest_depends_on_names_and_bytes_and_not_on_order(tmp_path: Path) -> None:
