@@ -6,7 +6,9 @@ hold memory and a file descriptor; none of them holds either for long here.
 
 import asyncio
 
+from bentoml._internal.server.http import traffic
 from httptools import HttpParserError
+from starlette.types import ASGIApp
 from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -78,5 +80,14 @@ class Connection(HttpToolsProtocol):
 
 
 def bound() -> None:
-    """Make every uvicorn server of this process bound its connections so; BentoML lets nobody choose the protocol."""
+    """Make every uvicorn server of this process bound its connections so; BentoML lets nobody choose the protocol.
+
+    BentoML's own limit on a request is taken out: its timer outlives the request and holds a kilobyte for as long as
+    the limit, and it runs each request as a task more. What waits here is bounded by the queues instead.
+    """
     config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+    traffic.TimeoutMiddleware = _unlimited
+
+
+def _unlimited(app: ASGIApp, timeout: float) -> ASGIApp:
+    return app

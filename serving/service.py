@@ -42,7 +42,6 @@ app = routes.application()
 
 @bentoml.service(
     workers=1,  # one process owns the models; a container is the unit that is multiplied
-    traffic={"timeout": 600},  # queues are bounded by what a model's card allows, long before this
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},  # spans that nobody collects cost as much again as the whole of our own part

@@ -50,3 +50,20 @@ def test_loading_and_sampling_every_family_imports_no_vendor_of_the_platform(tmp
 
 def test_the_check_sees_a_vendor(tmp_path):
     assert imported(tmp_path, [], extra="dvc")[1] & VENDORS == {"dvc"}
+
+
+PROGRAM_OF_LAYERS = """
+from serving.service import Generator
+layer, seen = Generator.to_asgi(is_main=True).build_middleware_stack(), []
+while layer is not None:
+    seen.append(type(layer).__name__)
+    layer = getattr(layer, "app", None)
+print(" ".join(seen))
+"""
+
+
+def test_no_timer_of_bentomls_outlives_a_request():
+    done = subprocess.run([sys.executable, "-c", PROGRAM_OF_LAYERS], capture_output=True, text=True, check=True)
+    layers = done.stdout.split()
+    assert "ContextMiddleware" in layers
+    assert "TimeoutMiddleware" not in layers
