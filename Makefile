@@ -15,7 +15,7 @@ ifneq ($(wildcard .venv/ready),)
   endif
 endif
 
-.PHONY: help run up serve test check soak bench bench-serving clean hooks lock
+.PHONY: help run up serve test check soak bench bench-serving bench-quality clean hooks lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -47,6 +47,9 @@ bench: .venv/ready ## the figures of the README, measured here
 
 bench-serving: .venv/ready ## those of serving alone, beside a hand-written server and LitServe
 	@$(BIN)/python -m tests.benchmarks serving
+
+bench-quality: .venv/ready ## what each image family reaches for what it costs; what was measured is kept
+	@$(BIN)/python -m tests.benchmarks.quality
 
 clean: ## remove the workspace, its models, ledger and keys included; data/ and .venv stay
 	rm -rf .atelier build dist *.egg-info

@@ -5,12 +5,10 @@ aliases of a model are what its moves add up to. Reading needs SQLAlchemy and py
 quick.
 """
 
-import base64
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,7 +17,7 @@ import sqlalchemy as sa
 from components import approvals
 from components.approvals import Approval, Approver
 from components.errors import AtelierError
-from components.ledger_schema import APPROVALS, APPROVERS, MOVES, PINS, VERDICTS, VERSIONS, connect, writing
+from components.ledger_schema import MOVES, PINS, VERDICTS, VERSIONS, connect, now, writing
 from components.provenance import Signer
 from components.records import Pointer, Record, Verdict, fingerprint
 
@@ -92,7 +90,7 @@ class Ledger:
             "bundle": verdict.bundle.digest,
             "record": json.dumps(verdict.model_dump(mode="json")),
             "run": run,
-            "created": _now(),
+            "created": now(),
         }
         with self._writing() as connection:
             if not connection.execute(sa.select(VERDICTS.c.digest).where(VERDICTS.c.digest == digest)).all():
@@ -163,30 +161,17 @@ class Ledger:
         """
         _refuse_unguarded(model, alias, version, expected_generation)
         bundle = self._entitled(model, alias, version, verdict)
-        if alias == "champion":
-            self.refuse_unapproved(model, version)
+        wanted = {"model": model, "alias": alias, "version": version, "bundle": bundle, "verdict": verdict}
         with self._writing() as connection:
+            if alias == "champion":
+                approvals.refuse_unapproved(connection, model, version)
             moves = _moves(connection.execute(_of(model)).all())
             if expected_generation not in (None, moves[-1].generation if moves else 0):
                 raise _superseded(model, alias, version, moves[-1] if moves else None)
             held = _aliases(moves).get(alias)
             if held is not None and held.version == version:
                 return held
-            last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(MOVES.c.generation), 0))).scalar_one()
-            move = Move(
-                generation=last + 1,
-                model=model,
-                alias=alias,
-                version=version,
-                previous=held.version if held else None,
-                bundle=bundle,
-                verdict=verdict,
-                actor=actor,
-                reason=reason,
-                created=_now(),
-            )
-            connection.execute(sa.insert(MOVES).values(move.model_dump()))
-        return move
+            return _added(connection, {**wanted, "actor": actor, "reason": reason}, held)
 
     def current(self, model: str) -> dict[Alias, Move]:
         """Where each alias of the model points now; one that points nowhere is absent."""
@@ -212,12 +197,12 @@ class Ledger:
             yield due
             if not due.done:
                 key = _displayed_key(where, due.generation)
-                row = {"model": model, "name": DISPLAYED, "key": key, "digest": where, "created": _now()}
+                row = {"model": model, "name": DISPLAYED, "key": key, "digest": where, "created": now()}
                 connection.execute(sa.insert(PINS).values(row))
 
     def pin(self, model: str, name: str, key: str, digest: str) -> str:
         """Fix a digest under a name and a key for good; returns that of whoever came first."""
-        row = {"model": model, "name": name, "key": key, "digest": digest, "created": _now()}
+        row = {"model": model, "name": name, "key": key, "digest": digest, "created": now()}
         with self._writing() as connection:
             first = connection.execute(_pinned(model, name, key)).first()
             if first is None:
@@ -228,74 +213,40 @@ class Ledger:
         """The digest that was pinned there, or none."""
         return self._value(_pinned(model, name, key))
 
-    def enrol(self, name: str, signer: Signer) -> Approver:
-        """Let a key approve, under a name, for good; the same again changes nothing.
-
-        An `AtelierError` where the name has another key: whoever approved stays who it was.
-        """
-        row = {"name": name, "key_id": signer.key_id, "public_pem": signer.public_pem, "created": _now()}
+    def enrol(self, name: str, public_pem: str) -> Approver:
+        """Let a key approve, under a name; see `approvals.enrol`, as of the following."""
         with self._writing() as connection:
-            known = connection.execute(sa.select(APPROVERS).where(APPROVERS.c.name == name)).first()
-            if known is None:
-                connection.execute(sa.insert(APPROVERS).values(row))
-        if known is not None and known.key_id != signer.key_id:
-            raise AtelierError(
-                f"{name} is enrolled with the key {known.key_id}, and this one is {signer.key_id}. Approvers keep "
-                "their keys for good; enrol a new key under a new name."
-            )
-        return Approver.model_validate(row if known is None else known._asdict())
+            return approvals.enrol(connection, name, public_pem)
+
+    def revoke(self, name: str) -> Approver:
+        """Let the key of an approver count for nothing that is still to come."""
+        with self._writing() as connection:
+            return approvals.revoke(connection, name)
 
     def approvers(self) -> list[Approver]:
-        """Whoever may approve, in the order of enrolling."""
-        return [Approver.model_validate(row._asdict()) for row in self._read(sa.select(APPROVERS).order_by("created"))]
+        """Whoever was ever enrolled, in the order of enrolling."""
+        with self._reading() as connection:
+            return approvals.approvers(connection)
 
     def approve(self, model: str, version: str, *, name: str, signer: Signer) -> Approval:
-        """Keep the approval of a version, signed with an enrolled key; a key's second one is its first.
-
-        An `AtelierError` where there is no such version, or the key is not the one that `name` is enrolled with.
-        """
-        enrolled = next((approver for approver in self.approvers() if approver.name == name), None)
-        if enrolled is None or enrolled.key_id != signer.key_id:
-            known = f"is enrolled with the key {enrolled.key_id}" if enrolled else "is not enrolled as an approver"
-            raise AtelierError(
-                f"{name} {known}, so an approval with the key {signer.key_id} would not count. Enrol first, with "
-                f"`atelier keys init-approver {name}`, or name the approver whose key it is."
-            )
-        stated = self._stated(model, version)
-        signature = base64.b64encode(signer.sign(approvals.statement(**stated))).decode()  # the same each time
-        who = {"approver": name, "key_id": signer.key_id}
-        approval = Approval(**stated, **who, signature=signature, created=_now())
-        mine = (APPROVALS.c.model == model) & (APPROVALS.c.version == version) & (APPROVALS.c.signature == signature)
+        """Keep the approval of a version, signed with an enrolled key."""
         with self._writing() as connection:
-            first = connection.execute(sa.select(APPROVALS).where(mine)).first()
-            if first is None:
-                connection.execute(sa.insert(APPROVALS).values(approval.model_dump()))
-        return approval if first is None else Approval.model_validate(first._asdict())
+            return approvals.approve(connection, model, version, name=name, signer=signer)
 
     def approvals(self, model: str, version: str) -> list[Approval]:
-        """The approvals of a version that count, oldest first: signed by enrolled keys, one per key."""
-        of_version = (APPROVALS.c.model == model) & (APPROVALS.c.version == version)
-        rows = self._read(sa.select(APPROVALS).where(of_version).order_by(APPROVALS.c.created))
-        given = [Approval.model_validate(row._asdict()) for row in rows]
-        if not given:
-            return []
-        return approvals.counted(given, self.approvers(), approvals.statement(**self._stated(model, version)))
+        """The approvals of a version that count now, oldest first."""
+        with self._reading() as connection:
+            return approvals.given(connection, model, version)
 
     def approvals_needed(self, model: str, version: str) -> int:
-        """How many approvals a version needs to become champion: what its recipe asked for when it was registered."""
-        return int(self.pinned(model, "approvals", version) or 0)
+        """How many approvals a version needs to become champion."""
+        with self._reading() as connection:
+            return approvals.needed(connection, model, version)
 
     def refuse_unapproved(self, model: str, version: str) -> None:
         """Raise an `AtelierError` where a version has fewer approvals that count than it needs to become champion."""
-        needed = self.approvals_needed(model, version)
-        if not needed or len(given := self.approvals(model, version)) >= needed:
-            return
-        who = f" (of {', '.join(approval.approver for approval in given)})" if given else ""
-        raise AtelierError(
-            f"{model}@{version} cannot become champion yet: it has {len(given)} of the {needed} approvals that its "
-            f"recipe asked for when it was registered{who}. `atelier approve {model}@{version} --as NAME` gives one; "
-            "each must be signed with another key, and `atelier keys init-approver NAME` makes one."
-        )
+        with self._reading() as connection:
+            approvals.refuse_unapproved(connection, model, version)
 
     @property
     def shown(self) -> str:
@@ -311,8 +262,13 @@ class Ledger:
         with self._explained(), writing(self._engine) as connection:
             yield connection
 
-    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
         with self._explained(), self._engine.connect() as connection:
+            yield connection
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self._reading() as connection:
             return connection.execute(query).all()
 
     def _value(self, query: sa.Select[tuple[str]]) -> str | None:
@@ -350,18 +306,14 @@ class Ledger:
             "passing verdict can; run the recipe, or name another version of `atelier ls`."
         )
 
-    def _stated(self, model: str, version: str) -> dict[str, str]:
-        """What an approval of a version is about; an `AtelierError` where there is no such version."""
-        named = (VERSIONS.c.model == model) & (VERSIONS.c.version == version)
-        for row in self._read(sa.select(VERSIONS.c.bundle, VERSIONS.c.verdict).where(named)):
-            return {"model": model, "version": version, "bundle": row.bundle, "verdict": row.verdict}
-        raise AtelierError(
-            f"the ledger knows no version {version} of {model}; `atelier ls` lists those that there are."
-        )
 
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _added(connection: sa.Connection, wanted: dict[str, Any], held: Move | None) -> Move:
+    """The next move of the ledger, away from what the alias held."""
+    last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(MOVES.c.generation), 0))).scalar_one()
+    previous = held.version if held else None
+    move = Move.model_validate({**wanted, "generation": last + 1, "previous": previous, "created": now()})
+    connection.execute(sa.insert(MOVES).values(move.model_dump()))
+    return move
 
 
 def _display(connection: sa.Connection, model: str, where: str) -> Display:

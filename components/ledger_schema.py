@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -86,6 +87,13 @@ APPROVALS = sa.Table(
     sa.Column("approver", sa.String, nullable=False),
     sa.Column("created", sa.String, nullable=False),
 )
+REVOCATIONS = sa.Table(
+    "revocations",
+    METADATA,
+    sa.Column("key_id", sa.String, primary_key=True),  # an approver's, whatever names it was enrolled under
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("created", sa.String, nullable=False),
+)
 
 KEPT = "the ledger is append-only"
 FUNCTION = f"""CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger AS $$
@@ -112,6 +120,11 @@ def _after(table: sa.Table, dialect: str, statement: str) -> None:
 
 for _table in METADATA.sorted_tables:
     _keep(_table)
+
+
+def now() -> str:
+    """The time as rows tell it: UTC, to the microsecond, so that their order is that of the text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def connect(url: str) -> sa.Engine:

@@ -96,6 +96,16 @@ def key_id(public_pem: str) -> str:
     return _named(_raw(public_pem))
 
 
+def public(public_pem: str) -> str:
+    """The public key in a PEM, and nothing else that it may hold; a `ValueError` where that is no Ed25519 key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    key = Ed25519PublicKey.from_public_bytes(_raw(public_pem))
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(serialization.Encoding.PEM, form).decode()
+
+
 def signed_by(public_pem: str, signature: bytes, message: bytes) -> bool:
     """Whether that key signed that message; a `ValueError` where the PEM holds no Ed25519 key."""
     from cryptography.exceptions import InvalidSignature

@@ -118,7 +118,7 @@ def init_approver(place: Workspace, name: str) -> dict[str, Any]:
             _shut(place.secrets)
             write_atomically(private, pem, mode=PRIVATE)  # first: who is enrolled has the key
         try:
-            approver = Ledger(place.ledger_url).enrol(name, signer)
+            approver = Ledger(place.ledger_url).enrol(name, signer.public_pem)
         except AtelierError:
             if made:
                 private.unlink()

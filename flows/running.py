@@ -42,8 +42,6 @@ def _told(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: f
         return _run(path, settings, board, begun, debug=debug)
     except AtelierError as error:
         told, code = error, error.exit_code
-        if isinstance(error, GateFailed):
-            board.console.print(summary.candidates(error.verdicts, winner=None))
     except ModuleNotFoundError as error:
         told = missing_package(error)
         code = told.exit_code
@@ -107,7 +105,13 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
             with unclosed.noting(place.locks, recipe.model):
                 outcome = train(str(path), recipe)
         seconds = time.monotonic() - begun
-        pages = summary.publish(outcome, place)
+        winner = next(v.candidate for v in outcome.verdicts if v.bundle == outcome.registered.bundle)
+        page = summary.publish(outcome.verdicts, place, winner=winner, package=outcome.package)
+    except GateFailed as error:
+        page = summary.publish(error.verdicts, place, winner=None, package=None)
+        board.console.print(summary.candidates(error.verdicts, winner=None))
+        board.console.print(f"the candidates side by side: {page}", highlight=False, soft_wrap=True)
+        raise
     except AtelierError:
         raise
     except Exception as error:
@@ -115,9 +119,8 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
             raise workspace.refused(error, place) from error
         workspace.refuse_full(place, because=error)  # each vendor has an error of its own for a full disk
         raise
-    winner = next(v.candidate for v in outcome.verdicts if v.bundle == outcome.registered.bundle)
     board.console.print(summary.candidates(outcome.verdicts, winner=winner))
-    board.console.print(summary.closing(outcome, place, pages, board, seconds), highlight=False, soft_wrap=True)
+    board.console.print(summary.closing(outcome, place, page, board, seconds), highlight=False, soft_wrap=True)
     return Result(summary.as_json(path, outcome, board, seconds))
 
 

@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from components import reporting
 from components.model_card import curl
-from components.records import Check, Outcome, Trained, Verdict
+from components.records import Check, Outcome, Package, Trained, Verdict
 from components.store import Store, write_atomically
 from flows.console import Board
 from flows.workspace import Workspace
@@ -26,7 +27,8 @@ def reading_line(reading: Mapping[str, Any]) -> str:
 def training_line(trained: Trained) -> str:
     """What a training came to, in a line."""
     died = f", resumed {trained.resumed} times" if trained.resumed else ""
-    return f"{trained.steps:,} steps, {trained.samples_per_second:,.0f} samples/s{died}"
+    warned = "".join(f"; [yellow]alarm: {warning}[/yellow]" for warning in trained.warnings)
+    return f"{trained.steps:,} steps, {trained.samples_per_second:,.0f} samples/s{died}{warned}"
 
 
 def verdict_line(verdict: Verdict) -> str:
@@ -53,10 +55,10 @@ def _metrics(verdicts: Sequence[Verdict], winner: str | None) -> Table:
         mark = " *" if verdict.candidate == winner else ""
         table.add_column(f"{verdict.candidate}{mark}", justify="right")
     table.add_column("real data", justify="right", style="dim")
-    for metric in verdicts[0].scores.values:
-        means = [_mean(verdict.scores.values[metric]) for verdict in verdicts]
+    for metric in dict.fromkeys(metric for verdict in verdicts for metric in verdict.scores.values):
+        means = [_mean(verdict.scores.values.get(metric, ())) for verdict in verdicts]
         floor = verdicts[0].scores.floor.get(metric)
-        table.add_row(metric, *(f"{mean:.4g}" for mean in means), "" if floor is None else f"{floor:.4g}")
+        table.add_row(metric, *("" if mean is None else f"{mean:.4g}" for mean in (*means, floor)))
     return table
 
 
@@ -80,8 +82,8 @@ def _answer(check: Check) -> Text:
     return Text(f"{'yes' if check.passed else 'no'}: {interval}{reason}", "green" if check.passed else "red")
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def description(verdict: Verdict, *, among: int) -> str:
@@ -100,20 +102,22 @@ def description(verdict: Verdict, *, among: int) -> str:
     return "\n".join([*lines, "", f"Means over {seeds} seeds of {samples} samples. Real data against itself: {real}."])
 
 
-def publish(outcome: Outcome, place: Workspace) -> Path:
-    """Copy what a person looks at out of the store into one folder of the workspace, named by the model."""
-    store, folder = Store(place.store), place.reports / outcome.verdicts[0].model
-    for verdict in outcome.verdicts:
+def publish(verdicts: Sequence[Verdict], place: Workspace, *, winner: str | None, package: Package | None) -> Path:
+    """The page of a run and what it shows, out of the store into one folder of the workspace, named by the model."""
+    store, folder = Store(place.store), place.reports / verdicts[0].model
+    for verdict in verdicts:
         pictures = store.path(verdict.scores.pictures)
         for sheet in pictures.glob("*.png"):  # what is not generated is the same for all candidates
             name = verdict.candidate if sheet.stem == "generated" else sheet.stem
             write_atomically(folder / f"{name}.png", sheet.read_bytes())
-    for sample in store.path(outcome.package.sample).iterdir():
+    for sample in store.path(package.sample).iterdir() if package else ():
         write_atomically(folder / f"served{sample.suffix}", sample.read_bytes())
-    return folder
+    page = folder / "report.html"
+    write_atomically(page, reporting.page(verdicts, winner=winner, store=store).encode())
+    return page
 
 
-def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, seconds: float) -> str:
+def closing(outcome: Outcome, place: Workspace, page: Path, board: Board, seconds: float) -> str:
     """Where things are, and what to do next, a line each."""
     done, model = outcome.registered, outcome.registered.model
     docs = Store(place.store).path(outcome.validated.docs) / "index.html"
@@ -125,7 +129,7 @@ def closing(outcome: Outcome, place: Workspace, pages: Path, board: Board, secon
         [
             f"[bold]registered[/bold]   {model}@{done.version}, {done.alias}{known}",
             f"[bold]bento[/bold]        {outcome.package.tag}",
-            f"[bold]pictures[/bold]     {pages}/: one sheet per candidate, held_out.png, served.*",
+            f"[bold]report[/bold]       {page}: the candidates side by side",
             f"[bold]data checks[/bold]  {docs}",
             f"[bold]time[/bold]         {seconds:.0f} s, of it {seconds - board.own_seconds():.0f} s orchestration",
             "",

@@ -213,11 +213,22 @@ def signer() -> Signer:
 
 
 def approved(ledger: Ledger, model: str, version: str, name: str, key: Signer) -> None:
-    ledger.enrol(name, key)
+    ledger.enrol(name, key.public_pem)
     ledger.approve(model, version, name=name, signer=key)
 
 
-def test_a_champion_needs_the_approvals_that_were_pinned_each_with_a_key_of_its_own(ledger: Ledger, model: str) -> None:
+def under_a_second_name(url: str, first: str, second: str) -> None:
+    """Enrol a key twice, as a ledger of before that was refused may hold it."""
+    again = (
+        f"INSERT INTO approvers SELECT '{second}', key_id, public_pem, created FROM approvers WHERE name = '{first}'"
+    )
+    with connect(url).begin() as connection:
+        connection.exec_driver_sql(again)
+
+
+def test_a_champion_needs_the_approvals_that_were_pinned_each_with_a_key_of_its_own(
+    ledger: Ledger, model: str, url: str
+) -> None:
     one, two = registered(ledger, model, 2)
     ledger.pin(model, "approvals", "2", "2")
     promote(ledger, model, "1", one)  # which asked for none
@@ -227,7 +238,10 @@ def test_a_champion_needs_the_approvals_that_were_pinned_each_with_a_key_of_its_
         promote(ledger, model, "2", two)
     approved(ledger, model, "2", names["ana"], ana)
     approved(ledger, model, "2", names["ana"], ana)
-    approved(ledger, model, "2", names["ana again"], ana)
+    with pytest.raises(AtelierError, match=rf"is enrolled as {names['ana']} already, and one key is one approver"):
+        ledger.enrol(names["ana again"], ana.public_pem)
+    under_a_second_name(url, names["ana"], names["ana again"])
+    ledger.approve(model, "2", name=names["ana again"], signer=ana)
     approved(ledger, model, "1", names["ben"], ben)  # of the other version
     assert [approval.approver for approval in ledger.approvals(model, "2")] == [names["ana"]]
     with pytest.raises(AtelierError, match=rf"has 1 of the 2 approvals .*\(of {names['ana']}\)"):
@@ -243,14 +257,52 @@ def test_an_approval_with_a_key_that_is_not_enrolled_is_refused(ledger: Ledger, 
     ana, name = signer(), f"ana-{model}"
     with pytest.raises(AtelierError, match="is not enrolled as an approver"):
         ledger.approve(model, "1", name=name, signer=ana)
-    assert ledger.enrol(name, ana) == ledger.enrol(name, ana) and ledger.approvers().count(ledger.enrol(name, ana)) == 1
+    enrolled = ledger.enrol(name, ana.public_pem)
+    assert ledger.enrol(name, ana.public_pem) == enrolled and ledger.approvers().count(enrolled) == 1
     with pytest.raises(AtelierError, match="enrol a new key under a new name"):
-        ledger.enrol(name, signer())
+        ledger.enrol(name, signer().public_pem)
     with pytest.raises(AtelierError, match=f"is enrolled with the key {ana.key_id}"):
         ledger.approve(model, "1", name=name, signer=signer())
     with pytest.raises(AtelierError, match="knows no version 7"):
         ledger.approve(model, "7", name=name, signer=ana)
     assert ledger.approvals(model, "1") == []
+
+
+def test_a_revoked_key_approves_nothing_more_and_what_it_approved_no_longer_counts(ledger: Ledger, model: str) -> None:
+    one, two = registered(ledger, model, 2)
+    ledger.pin(model, "approvals", "1", "1")
+    ledger.pin(model, "approvals", "2", "1")
+    ana, ben, names = signer(), signer(), {name: f"{name}-{model}" for name in ("ana", "ben")}
+    for version in ("1", "2"):
+        approved(ledger, model, version, names["ana"], ana)
+    promote(ledger, model, "1", one)
+    revoked = ledger.revoke(names["ana"])
+    assert revoked.revoked and ledger.revoke(names["ana"]) == revoked and revoked in ledger.approvers()
+    with pytest.raises(AtelierError, match="has 0 of the 1 approvals"):
+        promote(ledger, model, "2", two)
+    with pytest.raises(AtelierError, match=r"was revoked at .*, so it approves nothing"):
+        ledger.approve(model, "2", name=names["ana"], signer=ana)
+    for name in (names["ana"], names["ben"]):
+        with pytest.raises(AtelierError, match=r"was revoked at .*, for good"):
+            ledger.enrol(name, ana.public_pem)
+    assert ledger.current(model)["champion"].version == "1", "what it made is history"
+    approved(ledger, model, "2", names["ben"], ben)
+    promote(ledger, model, "2", two)
+    with pytest.raises(AtelierError, match=r"unknown approver|nobody"):
+        ledger.revoke("eve")
+
+
+def test_a_key_is_revoked_under_each_of_its_names(ledger: Ledger, model: str, url: str) -> None:
+    registered(ledger, model, 1)
+    ana, names = signer(), [f"ana-{model}", f"again-{model}"]
+    ledger.enrol(names[0], ana.public_pem)
+    under_a_second_name(url, *names)
+    ledger.approve(model, "1", name=names[1], signer=ana)
+    assert len(ledger.approvals(model, "1")) == 1
+    ledger.revoke(names[0])
+    assert ledger.approvals(model, "1") == []
+    with pytest.raises(AtelierError, match="approves nothing"):
+        ledger.approve(model, "1", name=names[1], signer=ana)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +322,7 @@ def test_an_approval_forged_behind_the_ledger_does_not_count(tmp_path: Path, mod
     path = tmp_path / "ledger.db"
     ledger = Ledger(f"sqlite:///{path}")
     registered(ledger, model, 2)
-    ledger.enrol("ben", signer())
+    ledger.enrol("ben", signer().public_pem)
     approved(ledger, model, "1", "ana", ana := signer())
     assert len(ledger.approvals(model, "1")) == 1  # what the forgery below has to change
     with sqlite3.connect(path) as connection:
@@ -290,6 +342,7 @@ def test_a_ledger_of_before_there_were_approvals_gets_their_tables(tmp_path: Pat
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE approvals")
         connection.execute("DROP TABLE approvers")
+        connection.execute("DROP TABLE revocations")
     ledger = Ledger(f"sqlite:///{path}")
     assert ledger.approvals(model, "1") == []
     approved(ledger, model, "1", "ana", signer())
@@ -366,12 +419,13 @@ def test_of_several_threads_one_wins_and_the_first_use_may_be_at_once(url: str, 
     assert len(Ledger(url).history(model)) == 1
 
 
-@pytest.mark.parametrize("table", ["verdicts", "versions", "moves", "pins", "approvers", "approvals"])
+@pytest.mark.parametrize("table", ["verdicts", "versions", "moves", "pins", "approvers", "approvals", "revocations"])
 def test_no_row_can_be_changed_or_taken_away(ledger: Ledger, model: str, url: str, table: str) -> None:
     (one,) = registered(ledger, model, 1)
     promote(ledger, model, "1", one)
     ledger.pin(model, "encoder", "k", "sha256:1")
     approved(ledger, model, "1", f"ana-{model}", signer())
+    ledger.revoke(f"ana-{model}")
     statements = [f"UPDATE {table} SET created = 'x'", f"DELETE FROM {table}"]
     if url.startswith("sqlite"):
         statements.append(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")

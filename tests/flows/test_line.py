@@ -159,8 +159,10 @@ def test_the_licence_of_the_data_goes_with_the_version_and_its_bento(first: Answ
 
 def test_what_a_person_looks_at_is_there(first: Answer, place: Place) -> None:
     folder = place.root / "reports" / "fashion-tiny"
-    assert {path.name for path in folder.iterdir()} == {"vae.png", "dcgan.png", "held_out.png", "served.png"}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())
+    pictures = {"vae.png", "dcgan.png", "held_out.png", "served.png"}
+    assert {path.name for path in folder.iterdir()} == pictures | {"report.html"}
+    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert all(f"<h2>{title}</h2>" in (folder / "report.html").read_text() for title in ("vae", "dcgan", "held out"))
     assert list((place.root / "store" / "docs").glob("*/index.html"))
     assert first.run()["bento"].startswith("fashion-tiny:v1-")
     assert (place.root / "bentoml" / "bentos" / first.run()["bento"].replace(":", "/")).is_dir()
@@ -239,6 +241,8 @@ def test_a_gate_that_nobody_passes_exits_with_4_and_registers_nothing(second: An
     assert failed.code == 4 and "label_entropy at least 0.999" in failed.json["error"]
     assert len(place.ledger.versions()) == before
     assert "Gates" in failed.seen and "no: " in failed.seen
+    report = (place.root / "reports" / "fashion-tiny" / "report.html").read_text()
+    assert "label_entropy at least 0.999" in report and "registered" not in report
     for verdict in failed.run()["verdicts"]:
         assert not verdict["passed"]
         found = place.client.search_runs(
