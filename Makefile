@@ -18,7 +18,7 @@ endif
 .PHONY: help run up serve test check soak bench bench-serving bench-quality clean hooks lock
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 run: .venv/ready ## real pictures through the whole line, to a served sample
 	@$(BIN)/atelier run $(RECIPE)
