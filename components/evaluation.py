@@ -26,7 +26,7 @@ def evaluate(
     asked = reference.requests(endpoint.card.controls)
     given = reference.given(settings.samples)
     rounds = [
-        reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked, given=given))
+        reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked, given=given), asked)
         for seed in settings.seeds
     ]
     with store.writing("pictures") as pictures:

@@ -4,12 +4,13 @@
 `psnr` in decibels and `ssim` up to 1 say how near they are to what they were before they were degraded.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import JsonValue
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from components import fidelity
@@ -30,13 +31,16 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "label_entropy": "higher",
     "label_accuracy": "higher",
     "cas": "higher",
+    "code_accuracy": "higher",
     "psnr": "higher",
     "ssim": "higher",
 }
-OF_LABELS, OF_RESTORED = ("label_accuracy", "cas"), ("psnr", "ssim")
+OF_LABELS, OF_CODES, OF_RESTORED = ("label_accuracy", "cas"), ("code_accuracy",), ("psnr", "ssim")
 DECIBELS_AT_MOST = (
     60.0  # of one row: more is below what eight bits tell apart, and a row without error has infinitely many
 )
+
+Requests = Sequence[Mapping[str, Any]]  # public controls
 
 
 def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
@@ -45,6 +49,11 @@ def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, Jso
         return (
             f"{metric} is about the control 'label', which the recipe does not offer. Add it to controls, as in "
             "{label: {default: any, choices: [any, ...]}}."
+        )
+    if metric in OF_CODES and "code" not in controls:
+        return (
+            f"{metric} is about the control 'code', which the recipe does not offer. Add it to controls, as in "
+            "{code: {default: -1, at_least: -1, at_most: 9}}."
         )
     if metric in OF_RESTORED and not prepare.get("degrade"):
         return (
@@ -69,8 +78,8 @@ class Reference:
         rows, training = _all(held_out), _all(train)
         return cls(encoder, classes, encoder.features(rows), training.pixels.flatten(1), rows)
 
-    def measure(self, generated: Images) -> dict[str, float]:
-        """Every metric of this modality for one set of generated pictures."""
+    def measure(self, generated: Images, asked: Requests = ({},)) -> dict[str, float]:
+        """Every metric of this modality for one set of generated pictures, asked for so over and over."""
         features_ND = self.encoder.features(generated)
         return {
             "fd": fidelity.frechet_distance(features_ND, self.held_out_MD),
@@ -79,6 +88,7 @@ class Reference:
             "copied": float(fidelity.copied(generated.pixels.flatten(1), self.training).float().mean()),
             "label_entropy": fidelity.entropy_share(self.encoder.labels(features_ND), len(self.names)),
             **self._control(generated, features_ND),
+            **self._codes(asked, features_ND),
             **self._likeness(generated),
         }
 
@@ -97,6 +107,21 @@ class Reference:
             "cas": _share(found_M, self.held_out.labels),
         }
 
+    def _codes(self, asked: Requests, features_ND: Tensor) -> dict[str, float]:
+        """How far a code names a class of the real rows, as none was taught: 1 where each has a class of its own.
+
+        The share of rows whose class is that of their code, in the pairing of codes and classes that makes most of them
+        so (Kuhn's assignment, doi:10.1002/nav.3800020109). Chance is one over the classes.
+        """
+        if "code" not in asked[0]:
+            return {}
+        names = sorted({request["code"] for request in asked})
+        codes_N = torch.tensor([names.index(asked[i % len(asked)]["code"]) for i in range(len(features_ND))])
+        count_KC = torch.zeros(len(names), len(self.names))
+        count_KC.index_put_((codes_N, self.encoder.labels(features_ND)), torch.ones(len(codes_N)), accumulate=True)
+        paired = linear_sum_assignment(count_KC, maximize=True)
+        return {"code_accuracy": float(count_KC[paired].sum() / len(codes_N))}
+
     def _likeness(self, generated: Images) -> dict[str, float]:
         """How near rows are to the originals of what they were made from, which are given in the order of `given`."""
         if self.encoder.spec.degrade is None:
@@ -113,11 +138,16 @@ class Reference:
     def _cycled(self, count: int) -> Images:
         return self.held_out.rows(torch.arange(count) % len(self.held_out))
 
-    def requests(self, controls: Mapping[str, PublicControl]) -> list[dict[str, str]]:
-        """What generated rows are asked for: the label of a held-out row each, where the endpoint takes labels."""
-        if "label" not in controls or self.held_out.labels is None:
-            return [{}]
-        return [{"label": self.names[label]} for label in self.held_out.labels.tolist()]
+    def requests(self, controls: Mapping[str, PublicControl]) -> Requests:
+        """What generated rows are asked for, over and over: nothing in particular, or what the endpoint lets choose.
+
+        With labels the label of a held-out row each; with codes each code in turn.
+        """
+        if "label" in controls and self.held_out.labels is not None:
+            return [{"label": self.names[label]} for label in self.held_out.labels.tolist()]
+        if "code" in controls:
+            return [{"code": code} for code in _codes(controls["code"])]
+        return [{}]
 
     def floor(self) -> dict[str, float]:
         """The same metrics for real pictures: one half of the held-out rows against the other."""
@@ -139,6 +169,13 @@ class Reference:
         given, real = self.given(len(generated)), self._cycled(len(generated))
         shown = {"generated": generated, "held_out": real} | ({} if given is None else {"given": given})
         return {name: codec.grid(images, columns=10) for name, images in shown.items()}
+
+
+def _codes(control: PublicControl) -> list[int]:
+    """The codes that may be asked for; what is below 0 stands for any."""
+    if control.choices is not None:
+        return [int(choice) for choice in control.choices if int(choice) >= 0]
+    return list(range(int(control.at_most or 0) + 1))
 
 
 @dataclass(frozen=True)

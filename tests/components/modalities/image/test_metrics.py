@@ -39,7 +39,7 @@ def reference() -> metrics.Reference:
 
 def test_every_metric_has_a_direction_and_a_value(reference: metrics.Reference) -> None:
     bars = Bars(64, seed=2)
-    generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED}
+    generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED, *metrics.OF_CODES}
     assert reference.measure(Images(bars.pixels, bars.labels)).keys() == generative
     assert reference.measure(Images(bars.pixels)).keys() == generative - {*metrics.OF_LABELS}
     assert reference.floor().keys() == generative - {"cas"}
@@ -50,7 +50,7 @@ def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metri
     good = reference.measure(Images(bars.pixels, bars.labels))
     bad = reference.measure(Images(torch.rand(256, 1, 16, 16) * 2 - 1, bars.labels))
     for name, direction in metrics.DIRECTIONS.items():
-        if name in metrics.OF_RESTORED:
+        if name in (*metrics.OF_RESTORED, *metrics.OF_CODES):
             continue
         sign = 1 if direction == "lower" else -1
         assert sign * good[name] <= sign * bad[name], name
@@ -72,6 +72,22 @@ def test_labels_are_asked_for_as_the_held_out_rows_have_them(reference: metrics.
     asked = reference.requests({"label": label})
     assert [row["label"] for row in asked[:3]] == ["upper", "lower", "upper"] and len(asked) == 256
     assert reference.requests({}) == [{}]
+
+
+def test_a_code_is_recovered_where_each_stands_for_a_class_whichever(reference: metrics.Reference) -> None:
+    bars = Bars(256, seed=2)  # upper and lower in turn
+    rows, drawn = Images(bars.pixels), torch.Generator().manual_seed(0)
+    turned = reference.measure(rows, [{"code": 1}, {"code": 0}])
+    blind = reference.measure(rows, [{"code": int(code)} for code in torch.randint(2, (256,), generator=drawn)])
+    assert turned["code_accuracy"] > 0.95
+    assert blind["code_accuracy"] < 0.62
+    assert "code_accuracy" not in reference.measure(rows)
+
+
+def test_codes_are_asked_for_in_turn_and_any_is_none_of_them(reference: metrics.Reference) -> None:
+    asked = reference.requests({"code": PublicControl(default=-1, at_least=-1, at_most=2)})
+    assert asked == [{"code": 0}, {"code": 1}, {"code": 2}]
+    assert reference.requests({"code": PublicControl(default=1, choices=(-1, 1, 3))}) == [{"code": 1}, {"code": 3}]
 
 
 def test_training_rows_themselves_are_seen_as_copies(reference: metrics.Reference) -> None:
@@ -125,7 +141,7 @@ def test_restored_pictures_are_held_against_their_own_originals(restoring: metri
     assert found["near"]["psnr"] == pytest.approx(40, abs=0.01)
     assert found["near"]["ssim"] > 0.9
     assert max(found["given"]["psnr"], found["of another row"]["psnr"]) < 15
-    assert found["exact"].keys() == metrics.DIRECTIONS.keys() - {*metrics.OF_LABELS}
+    assert found["exact"].keys() == metrics.DIRECTIONS.keys() - {*metrics.OF_LABELS, *metrics.OF_CODES}
 
 
 def test_sheets_of_restored_pictures_show_what_was_given(restoring: metrics.Reference) -> None:
