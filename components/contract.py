@@ -41,6 +41,10 @@ class Spec(Strict):
         """Whether samples are made from rows that are given, such as degraded pictures to restore."""
         return False
 
+    def given(self, rows: "Batch") -> "Batch | None":
+        """What a model is given to make such rows from; None where it makes them from seeds alone."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

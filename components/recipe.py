@@ -71,6 +71,12 @@ class Validate(Strict):
     expect: tuple[dict[str, JsonValue], ...] = ()  # more expectations: {type: ..., kwargs...}
 
 
+class Alarms(Strict):
+    """What follows an alarm of a training run; NaN and divergence always stop it."""
+
+    collapse: Literal["warn", "stop"] = "warn"  # samples that lose their variety: on record, or the end of the run
+
+
 class Train(Strict):
     """How long and how a candidate is trained; the recipe's are the defaults of each candidate's."""
 
@@ -82,6 +88,7 @@ class Train(Strict):
     warmup: int = Field(0, ge=0)  # steps over which every learning rate rises from 0 at first
     checkpoint_every: int = Field(200, ge=1)
     time_limit: Duration | None = None
+    alarms: Alarms = Alarms()
 
     @property
     def seconds(self) -> float | None:

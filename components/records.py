@@ -82,6 +82,7 @@ class Trained(Record):
     peak_gpu_memory: int = 0
     resumed: int = 0  # deaths of the training process that were answered by going on
     stopped: Literal["budget", "time_limit"]
+    warnings: tuple[str, ...] = ()  # alarms that the recipe did not let stop the run
 
 
 class Scores(Record):

@@ -2,7 +2,7 @@
 
 | death | how it is known | the answer |
 |---|---|---|
-| a mistake, NaN in a loss | the process says so itself | an `AtelierError` with its words |
+| a mistake, an alarm | the process says so itself | an `AtelierError` with its words |
 | out of memory | torch's or Python's own error | one with the mend |
 | killed for memory | the kernel's count of such kills rose | resumed once, then as above |
 | refused by the disk | `OSError`, as of a full one | the same error, for the flow to tell |
@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 from components.closure import ROOT
 from components.errors import AtelierError
 from components.recipe import Candidate
-from components.records import Shards, Trained
+from components.records import Artifact, Shards, Trained
 from components.server import last_lines
 from components.store import Store
 
@@ -70,6 +70,7 @@ def train(
     store: Store,
     checkpoints: Path,
     report: Progressed,
+    encoder: Artifact | None = None,
     told: Callable[[str], None] = lambda words: None,
 ) -> Trained:
     """Train one candidate in a process of its own, to the same bytes however often that process dies.
@@ -85,6 +86,7 @@ def train(
         "modality": modality,
         "store": str(store.root),
         "checkpoints": str(checkpoints),
+        "encoder": None if encoder is None else encoder.model_dump(mode="json"),
     }
     resumed, fruitless, best = 0, 0, -1
     while True:

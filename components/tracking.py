@@ -168,6 +168,7 @@ class Shown:
             "encoder": self.scores.encoder,
             "held_out": self.scores.held_out,
             "stopped": self.trained.stopped,
+            **({"warnings": " ".join(self.trained.warnings)} if self.trained.warnings else {}),
             "passed": "yes" if self.verdict.passed else "no",
             "verdict": self.verdict.fingerprint(),  # its presence says that all of the above is there
         }

@@ -53,7 +53,7 @@ def _train(job: dict[str, Any], channel: "_Channel", stop: threading.Event) -> d
     """The record of the training, as JSON; None where it was stopped."""
     from components import training
     from components.recipe import Candidate
-    from components.records import Shards
+    from components.records import Artifact, Shards
     from components.store import Store
 
     def report(progress: training.Progress) -> None:
@@ -78,6 +78,7 @@ def _train(job: dict[str, Any], channel: "_Channel", stop: threading.Event) -> d
                 store=Store(Path(job["store"])),
                 checkpoints=Path(job["checkpoints"]),
                 report=report,
+                encoder=None if job["encoder"] is None else Artifact.model_validate(job["encoder"]),
                 alive=channel.note,
                 stop=stop.is_set,
             )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -14,12 +14,12 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim import Optimizer
 
-from components import checkpoint, families, loading, modalities
+from components import alarms, checkpoint, encoders, families, loading, modalities
 from components.contract import Batch, Family, Loss, Phase, Spec
 from components.controls import PublicControl
 from components.errors import AtelierError
 from components.recipe import Candidate, Recipe, Train
-from components.records import Shards, Trained
+from components.records import Artifact, Shards, Trained
 from components.store import Store
 
 POINTS = 200  # readings of the losses over a run: each waits for the device
@@ -75,6 +75,7 @@ def train(
     store: Store,
     checkpoints: Path,
     report: Report,
+    encoder: Artifact | None = None,
     alive: Callable[[int], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
@@ -82,7 +83,8 @@ def train(
 
     `job` names what is trained, code and all: a checkpoint of another job is left alone, and of two processes with
     the same job the second waits. `alive` hears of every step; where `stop` says so, the loop saves a checkpoint and
-    raises `Stopped`. The checkpoint stays: whoever keeps the record clears it.
+    raises `Stopped`. The checkpoint stays: whoever keeps the record clears it. With an `encoder` the variety of samples
+    is watched.
     """
     kept, signs = checkpoints / job, Signs(report, alive, stop)
     settings = candidate.train
@@ -91,7 +93,8 @@ def train(
     parameters = sum(parameter.numel() for parameter in family.parameters() if parameter.requires_grad)
     part = modalities.part(modality, "shards")
     with checkpoint.held(kept):
-        loop = Loop(family, settings, job=job, checkpoints=kept, signs=signs)
+        variety = _variety(candidate, family, shards, encoder, modality=modality, store=store)
+        loop = Loop(family, settings, job=job, checkpoints=kept, signs=signs, variety=variety)
         stopped = loop.run(
             lambda start: loading.batches(
                 part.open_split(store.path(shards.shards), "train"),
@@ -116,6 +119,21 @@ def train(
         samples_per_second=round(loop.step * settings.batch_size / loop.seconds, 1),
         parameters=parameters,
         stopped="budget" if stopped else "time_limit",
+        warnings=tuple(loop.warnings),
+    )
+
+
+def _variety(
+    candidate: Candidate, family: AnyFamily, shards: Shards, encoder: Artifact | None, *, modality: str, store: Store
+) -> alarms.Variety | None:
+    if encoder is None:
+        return None
+    return alarms.Variety.of(
+        modalities.part(modality, "shards").open_split(store.path(shards.shards), "train"),
+        cast(alarms.Encoder, encoders.load(encoder, shards, modality=modality, store=store)),
+        classes=len(shards.validated.dataset.classes),
+        controls=families.get(candidate.family).Controls(),
+        spec=family.spec,
     )
 
 
@@ -141,6 +159,8 @@ class Loop:
     step: int = 0
     seconds: float = 0.0
     curves: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)
+    variety: alarms.Variety | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # it remembers the precision of the loop before
@@ -153,29 +173,34 @@ class Loop:
         if self.checkpoints is not None:
             done = checkpoint.resume(self.checkpoints, self.job, self.family, self.optimizers)
             self.step, self.seconds, self.curves = done.step, done.seconds, done.curves or {}
+        self.kept = self.step
+        self.divergence = alarms.Divergence.of(self.curves)
+        self.unread: dict[str, tuple[torch.Tensor, int]] = {}  # sums of each part since the last reading, on the device
         self.phases = self.family.phases()
         self.generator = torch.Generator(self.accelerator.device)
 
     def run(self, batches: Callable[[int], Iterator[Batch]]) -> bool:
-        """Train to the budget; False where the time limit came first."""
+        """Train to the budget; False where the time limit came first. An alarm ends it by an `AtelierError`."""
         begun, first, settings = time.monotonic() - self.seconds, self.step, self.settings
         started = time.monotonic()
         every = max(1, settings.steps // POINTS)
         for batch in batches(first):
             if self.step >= settings.steps or settings.seconds is not None and self.seconds >= settings.seconds:
                 break
-            parts = self.advance(batch)
+            self._gather(self.advance(batch))
             self.seconds = time.monotonic() - begun
-            if self.step % every == 0 or self.step == settings.steps:
-                pace = (self.step - first) / (time.monotonic() - started)
-                self._read(parts, pace)
             self.signs.alive(self.step)
-            stopping = self.signs.stop()
-            if stopping or self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
+            stopping, last = self.signs.stop(), self.step == settings.steps
+            keeping = stopping or last or self.step % settings.checkpoint_every == 0
+            if keeping or self.step % every == 0 or self.step == 1:  # the first is the scale of those that follow
+                self._read((self.step - first) / (time.monotonic() - started))
+            if keeping:
                 self._keep()
             if stopping:
                 raise Stopped
+        self._take_readings()
         self._refuse_broken()
+        self._refuse_diverged(patience=1)
         return self.step >= settings.steps
 
     def advance(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -216,33 +241,80 @@ class Loop:
         optimizer.step()
         return loss
 
+    def _gather(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Add the losses of a step to what is unread, without waiting for the device."""
+        for name, value in parts.items():
+            total, count = self.unread.get(name, (0.0, 0))
+            self.unread[name] = (total + value.float(), count + 1)
+
+    def _read(self, pace: float) -> None:
+        """Wait for the device, and tell what was unread: each part's mean over the steps since, of those it had."""
+        losses = self._take_readings()
+        self._refuse_diverged(patience=alarms.PATIENCE)
+        left = (self.settings.steps - self.step) / pace
+        self.signs.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))
+
+    def _take_readings(self) -> dict[str, float]:
+        losses = {name: float(total) / count for name, (total, count) in self.unread.items()}
+        self.unread.clear()
+        now = time.time()
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{name} is {value}")
+            self.curves.setdefault(name, []).append((self.step, now, value))
+        self.divergence.take(losses)
+        return losses
+
+    def _keep(self) -> None:
+        """Save a checkpoint of a model that no alarm suspects; the one before stays otherwise."""
+        self._refuse_broken()
+        suspect = self.divergence.found(patience=1) is not None or self._has_collapsed()
+        if self.checkpoints is not None and not suspect:
+            done = checkpoint.Progressed(self.step, self.seconds, self.curves)
+            checkpoint.save(self.checkpoints, self.job, self.family, self.optimizers, done)
+            self.kept = self.step
+
     def _refuse_broken(self) -> None:
         """Raise an `AtelierError` where a weight is no number: losses are read now and then only."""
         for name, tensor in self.family.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise self._diverged(name, "no finite number everywhere")
+                raise self._diverged(f"{name} is no finite number everywhere")
 
-    def _diverged(self, what: str, value: float | str) -> AtelierError:
+    def _refuse_diverged(self, *, patience: int) -> None:
+        """Raise an `AtelierError` where a loss has been far beyond its own scale for so many readings on end."""
+        if (found := self.divergence.found(patience=patience)) is not None:
+            raise self._diverged(found)
+
+    def _has_collapsed(self) -> bool:
+        """Whether samples lack variety in a run that this may stop; an `AtelierError` where they have for long."""
+        if self.variety is None or not self.variety.due(self.step, self.settings.steps, self.seconds):
+            return False
+        seen = self.variety.look(self.family)
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in seen.items())
+        told = f"samples lost their variety: on a fixed sample {shown} at step {self.step} of {self.settings.steps}"
+        stops = self.settings.alarms.collapse == "stop"
+        ending = self.step == self.settings.steps
+        collapsed = self.variety.poor >= (1 if ending else alarms.LOOKS_ON_END)
+        if collapsed and stops:
+            raise AtelierError(
+                f"{told}.{self._healthy()} Lower the generator's learning rate, or let the "
+                "candidate's other networks learn faster; `train.alarms.collapse: warn` would only put it on record."
+            )
+        if collapsed and not self.warnings:
+            self.warnings.append(told)
+        return stops and self.variety.poor > 0
+
+    def _diverged(self, what: str) -> AtelierError:
         return AtelierError(
-            f"training diverged: {what} is {value} at step {self.step} of {self.settings.steps}. Lower the "
-            "learning rate in the candidate's config, or set train.precision to fp32."
+            f"training diverged: {what} at step {self.step} of {self.settings.steps}.{self._healthy()} Lower the "
+            "learning rate in the candidate's config, give it `train.warmup`, or set train.precision to fp32."
         )
 
-    def _keep(self) -> None:
-        self._refuse_broken()
-        if self.checkpoints is not None:
-            done = checkpoint.Progressed(self.step, self.seconds, self.curves)
-            checkpoint.save(self.checkpoints, self.job, self.family, self.optimizers, done)
-
-    def _read(self, parts: Mapping[str, torch.Tensor], pace: float) -> None:
-        losses = {name: float(value) for name, value in parts.items()}
-        now = time.time()
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise self._diverged(name, value)
-            self.curves.setdefault(name, []).append((self.step, now, value))
-        left = (self.settings.steps - self.step) / pace
-        self.signs.report(Progress(self.step, self.settings.steps, pace * self.settings.batch_size, left, losses))
+    def _healthy(self) -> str:
+        """Where the last healthy state is, as a sentence."""
+        if self.checkpoints is None or not self.kept:
+            return ""
+        return f" The checkpoint of step {self.kept}, before it, is kept in {self.checkpoints}."
 
 
 def share_of_rate(settings: Train, step: int) -> float:

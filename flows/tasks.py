@@ -167,6 +167,7 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
         modality=recipe.modality,
         store=store_of(workspace),
         checkpoints=workspace.checkpoints,
+        encoder=_pinned_encoder(shards, recipe, workspace),  # it only watches: no part of the key
         report=lambda reading: shown.advance(reading["step"] / reading["steps"], summary.reading_line(reading)),
         told=console.board().say,
     )

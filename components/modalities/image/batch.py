@@ -34,6 +34,10 @@ class ImageSpec(Spec):
     def gives(self) -> bool:
         return self.degrade is not None
 
+    def given(self, rows: Batch) -> "Images | None":
+        assert isinstance(rows, Images)
+        return None if self.degrade is None else Images(degrade(rows.pixels, self.degrade))
+
     def row(self, pixels: bytes) -> "Images":
         """One row of bytes [channels, size, size]."""
         levels = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)

@@ -1,6 +1,7 @@
 """The checks that every family passes: subclass `FamilyContract` once per family, with a small config."""
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from components import bundle, families, loading, sampling
+from components import alarms, bundle, families, loading, sampling
 from components.contract import Batch, Spec
 from components.controls import PublicControl
 from components.recipe import Train
@@ -132,9 +133,36 @@ class FamilyContract:
         assert _same_state(undisturbed.family, resumed.family)
         assert [point[0] for point in resumed.curves[self.falling]] == list(range(1, 13))
 
+    def test_a_healthy_run_trips_no_alarm(self) -> None:
+        """The losses stay far from the bound, and a look changes nothing of what is trained."""
+        loop = self.run(self.build(), 12)
+        assert loop.divergence.found(patience=1) is None
+        variety = alarms.Variety(_Levels(), 2, _Levels().features(self.real(8)), self.control(), self.given(8))
+        before = copy.deepcopy(loop.family.state_dict())
+        measured = variety.look(loop.family)
+        assert 0 <= measured["recall"] <= 1 and loop.family.training
+        assert all(torch.equal(before[name], tensor) for name, tensor in loop.family.state_dict().items())
+
+    def test_two_steps_in_reduced_precision_have_finite_losses(self) -> None:
+        loop = Loop(self.build(), Train(steps=2, batch_size=8, precision="bf16"))
+        loop.run(lambda start: iter([self.real(8), self.real(8)]))
+        assert loop.step == 2 and loop.accelerator.mixed_precision == "bf16"
+        assert {name.split("/")[0] for name in loop.curves} == {phase.name for phase in loop.phases}
+        assert all(math.isfinite(value) for curve in loop.curves.values() for _, _, value in curve)
+
     def test_unknown_settings_are_refused(self) -> None:
         with pytest.raises(ValidationError):
             families.get(self.family).Config.model_validate({"no_such_setting": 1})
+
+
+class _Levels:
+    """An encoder whose features are the pixels; bright rows are of class 1."""
+
+    def features(self, batch: Any) -> torch.Tensor:
+        return batch.pixels.flatten(1)
+
+    def labels(self, features_BD: torch.Tensor) -> torch.Tensor:
+        return (features_BD.mean(dim=1) > 0).long()
 
 
 class Rows:

@@ -35,7 +35,7 @@ class TestStylegan2(FamilyContract):
         return blobs(count)
 
     def test_every_phase_comes_when_it_is_due(self) -> None:
-        curves = self.run(self.build(), 9).curves
+        curves = self.run(self.build(), 9).curves  # a reading a step: none holds what came before it
         assert [step for step, _, _ in curves["r1/penalty"]] == [1, 5, 9]
         assert [step for step, _, _ in curves["path/penalty"]] == [1, 5, 9]
 
