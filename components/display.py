@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from components.errors import AtelierError
-from components.ledger import Alias, Ledger
+from components.ledger import ALIASES, Alias, Display, Ledger
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
 EVENTS = ("model_version_alias.created", "model_version_alias.deleted", "model_version.created")
 REFUSED = "atelier.refused"
 REMARK = "**Put back by Atelier, "  # how the paragraphs of ours in a description begin
@@ -34,36 +33,25 @@ def show(
 ) -> tuple[Alias, ...]:
     """Make MLflow's aliases what the ledger says, and return those that were not.
 
-    The ledger's write lock is held meanwhile, and the generation that is shown now is noted in it, so that of two that
-    display at once neither leaves older aliases. An alias that someone moved in MLflow, and the ledger did not since,
-    is left to the controller to judge; `put_back` names those that it refused, with the version that each was seen at,
-    `granted` those that the ledger was made to follow. One that both moved is the ledger's, and the version that it is
-    taken from gets a remark.
+    One displays at a time, and notes in the ledger which generation it showed, so that none leaves older aliases than
+    another; the ledger may be moved meanwhile, and whoever moves it displays next. An alias that someone moved in
+    MLflow, and the ledger did not since, is left to the controller to judge; `put_back` names those that it refused,
+    with the version that each was seen at, `granted` those that the ledger was made to follow. One that both moved is
+    the ledger's, and the version that it is taken from gets a remark.
     """
     refused = put_back or {}
     if not refused and ledger.displayed(model, tracking_uri).done:
         return ()
-    aliases(tracking_uri, model)  # an MLflow that does not answer is not waited for with the ledger locked
-    changed: list[Alias] = []
-    overtaken: dict[Alias, str] = {}
-    with ledger.displaying(model, tracking_uri) as due, registry(tracking_uri) as client:
-        shown = _aliases(client, model)
-        last = {**due.before, **(granted or {})}  # what MLflow is known to have shown
-        for alias in ALIASES:
-            ours, theirs, before = due.now.get(alias), shown.get(alias), last.get(alias)
-            by_hand = theirs != before
-            if theirs == ours or (by_hand and ours == before and not _same(refused, alias, theirs)):
-                continue
-            if ours is None:
-                client.delete_registered_model_alias(model, alias)
-            else:
-                client.set_registered_model_alias(model, alias, ours)
-            changed.append(alias)
-            if by_hand and ours != before and theirs is not None:
-                overtaken[alias] = theirs
-    for alias, version in overtaken.items():
-        remark(tracking_uri, model, version, alias, "the ledger moved this alias at the same time, and was first")
-    return tuple(changed)
+    with ledger.displaying(model, tracking_uri) as noted, registry(tracking_uri) as client:
+        due, seen = noted.following(granted or {}), _aliases(client, model)
+        changed = tuple(alias for alias in ALIASES if _is_due(due, alias, seen.get(alias), refused))
+        for alias in changed:
+            _set(client, model, alias, due.now.get(alias))
+    for alias in changed:
+        if alias in seen and due.moved(alias) and due.by_hand(alias, seen[alias]):
+            why = "the ledger moved this alias at the same time, and was first"
+            remark(tracking_uri, model, seen[alias], alias, why)
+    return changed
 
 
 def aliases(tracking_uri: str, model: str) -> dict[str, str]:
@@ -128,7 +116,7 @@ def registry(tracking_uri: str) -> "Iterator[MlflowClient]":
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise AtelierError(
             f"the registry of MLflow at {without_password(tracking_uri)} refused: {' '.join(str(error).split())}. Mend "
-            "that and run the recipe again: what was trained is kept."
+            "that and run the same command again: what was finished is kept."
         ) from error
 
 
@@ -142,8 +130,17 @@ def _aliases(client: "MlflowClient", model: str) -> dict[str, str]:
     return {alias: str(version) for registered in held for alias, version in registered.aliases.items()}
 
 
-def _same(refused: Mapping[Alias, str | None], alias: Alias, theirs: str | None) -> bool:
-    return alias in refused and refused[alias] == theirs
+def _is_due(due: Display, alias: Alias, seen: str | None, refused: Mapping[Alias, str | None]) -> bool:
+    """Whether an alias is to be set to what the ledger says: it differs, and nobody's wish is still to be judged."""
+    put_back = alias in refused and refused[alias] == seen
+    return seen != due.now.get(alias) and (put_back or due.moved(alias) or not due.by_hand(alias, seen))
+
+
+def _set(client: "MlflowClient", model: str, alias: Alias, version: str | None) -> None:
+    if version is None:
+        client.delete_registered_model_alias(model, alias)
+    else:
+        client.set_registered_model_alias(model, alias, version)
 
 
 def _pages(client: "MlflowClient") -> "Iterator[list]":  # type: ignore[type-arg]

@@ -6,9 +6,9 @@ quick.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from components import approvals
 from components.approvals import Approval, Approver
 from components.errors import AtelierError
-from components.ledger_schema import MOVES, PINS, VERDICTS, VERSIONS, connect, now, writing
+from components.ledger_schema import MOVES, PINS, VERDICTS, VERSIONS, connect, displaying, now, writing
 from components.provenance import Signer
 from components.records import Pointer, Record, Verdict, fingerprint
 
 Alias = Literal["challenger", "champion", "previous"]
+ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
 DISPLAYED = "displayed"  # the name of the pins that say which generations an MLflow has shown
 
 
@@ -67,12 +68,24 @@ class Move(Record):
 
 @dataclass(frozen=True)
 class Display:
-    """What is to be displayed of a model: `now`, the aliases of `generation`, after `before` was, the last time."""
+    """What is to be displayed of a model: `now`, the aliases of `generation`."""
 
     generation: int
     now: dict[Alias, str]
-    before: dict[Alias, str]
+    since: dict[Alias, frozenset[str | None]]  # what each was, from the last display on record until now
     done: bool  # this generation is on record as displayed
+
+    def by_hand(self, alias: Alias, seen: str | None) -> bool:
+        """Whether what is seen of an alias is nothing that a display, finished or cut off, can have left there."""
+        return seen not in self.since[alias]
+
+    def moved(self, alias: Alias) -> bool:
+        """Whether the ledger moved an alias since the last display."""
+        return self.since[alias] != {self.now.get(alias)}
+
+    def following(self, granted: Mapping[Alias, str | None]) -> "Display":
+        """The same where those aliases were moved by hand, and the ledger was made to follow."""
+        return replace(self, since={**self.since, **{alias: frozenset([seen]) for alias, seen in granted.items()}})
 
 
 @dataclass(frozen=True)
@@ -183,22 +196,23 @@ class Ledger:
 
     def displayed(self, model: str, where: str) -> Display:
         """What `where`, an MLflow by its URI, should show of a model, and what it was last made to show."""
-        with self._explained(), self._engine.connect() as connection:
+        with self._reading() as connection:
             return _display(connection, model, where)
 
     @contextmanager
     def displaying(self, model: str, where: str) -> Iterator[Display]:
-        """The same, for the block that displays it: no move and no other display comes in between.
+        """The same, for the block that displays it: no other display comes in between, though moves may.
 
-        It is on record as displayed when the block ends well.
+        Whoever moves displays afterwards, so the newest comes last. It is on record as displayed when the block ends
+        well.
         """
-        with self._writing() as connection:
-            due = _display(connection, model, where)
+        with self._explained():
+            engine = self._engine
+        with displaying(engine):
+            due = self.displayed(model, where)
             yield due
             if not due.done:
-                key = _displayed_key(where, due.generation)
-                row = {"model": model, "name": DISPLAYED, "key": key, "digest": where, "created": now()}
-                connection.execute(sa.insert(PINS).values(row))
+                self.pin(model, DISPLAYED, _displayed_key(where, due.generation), where)
 
     def pin(self, model: str, name: str, key: str, digest: str) -> str:
         """Fix a digest under a name and a key for good; returns that of whoever came first."""
@@ -243,10 +257,13 @@ class Ledger:
         with self._reading() as connection:
             return approvals.needed(connection, model, version)
 
-    def refuse_unapproved(self, model: str, version: str) -> None:
-        """Raise an `AtelierError` where a version has fewer approvals that count than it needs to become champion."""
+    def refuse_unapproved(self, model: str, version: str, *, at: str | None = None) -> None:
+        """Raise an `AtelierError` where a version has fewer approvals that count than it needs to become champion.
+
+        With `at`, as for one that became champion then: a key that was revoked later still counts.
+        """
         with self._reading() as connection:
-            approvals.refuse_unapproved(connection, model, version)
+            approvals.refuse_unapproved(connection, model, version, at=at)
 
     @property
     def shown(self) -> str:
@@ -323,9 +340,10 @@ def _display(connection: sa.Connection, model: str, where: str) -> Display:
     shown = len(moves)
     while shown and _displayed_key(where, moves[shown - 1].generation) not in known:
         shown -= 1
-    now, before = ({alias: move.version for alias, move in _aliases(some).items()} for some in (moves, moves[:shown]))
+    states = [{alias: move.version for alias, move in held.items()} for held in _states(moves)]
+    since = {alias: frozenset(state.get(alias) for state in states[shown:]) for alias in ALIASES}
     generation = moves[-1].generation if moves else 0
-    return Display(generation, now, before, done=shown == len(moves))
+    return Display(generation, states[-1], since, done=shown == len(moves))
 
 
 def _displayed_key(where: str, generation: int) -> str:
@@ -349,8 +367,18 @@ def _version(row: sa.Row[Any]) -> Version:
 
 
 def _aliases(moves: Sequence[Move]) -> dict[Alias, Move]:
-    """What the moves add up to: a new champion leaves the old one behind as `previous`, and is no challenger now."""
+    """What the moves add up to."""
+    *_, last = _states(moves)
+    return last
+
+
+def _states(moves: Sequence[Move]) -> Iterator[dict[Alias, Move]]:
+    """The aliases before the first move, and after each.
+
+    A new champion leaves the old one behind as `previous`, and is no challenger now.
+    """
     held: dict[Alias, Move] = {}
+    yield {}
     for move in moves:
         if move.alias == "champion":
             if "champion" in held:
@@ -358,7 +386,7 @@ def _aliases(moves: Sequence[Move]) -> dict[Alias, Move]:
             if "challenger" in held and held["challenger"].version == move.version:
                 del held["challenger"]
         held[move.alias] = move
-    return held
+        yield dict(held)
 
 
 def _refuse_unguarded(model: str, alias: Alias, version: str, expected_generation: int | None) -> None:

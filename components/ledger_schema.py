@@ -1,6 +1,7 @@
 """The ledger's tables, and how a database that holds them is opened and written to, one writer at a time."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
+from components.errors import AtelierError
+from components.process import locked
+
 PATIENCE = 30  # seconds that a writer waits for another one
+DISPLAY_PATIENCE = 15  # the same of who displays
 LOCK = 0x6C6564676572  # "ledger": the advisory lock of all writers on PostgreSQL
+DISPLAY = LOCK + 1  # that of those who display
 
 METADATA = sa.MetaData()
 VERDICTS = sa.Table(
@@ -139,10 +145,10 @@ def connect(url: str) -> sa.Engine:
     event.listen(engine, "begin", _begin)
     if not set(METADATA.tables) <= set(sa.inspect(engine).get_table_names()):
         if engine.dialect.name == "sqlite":
-            with closing(engine.raw_connection()) as connection:
-                connection.cursor().execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
-        with writing(engine) as locked:
-            METADATA.create_all(locked)
+            with closing(engine.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+        with writing(engine) as connection:
+            METADATA.create_all(connection)
     return engine
 
 
@@ -151,6 +157,35 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that begins once no other writer is at work, so that what it reads is still true as it writes."""
     with engine.execution_options(writes=True).begin() as connection:
         yield connection
+
+
+@contextmanager
+def displaying(engine: sa.Engine) -> Iterator[None]:
+    """The turn of those who display the ledger, one at a time; writers wait for none. It ends with its process.
+
+    An `AtelierError` where another one keeps it for too long.
+    """
+    with _turn(engine) as taken:
+        until = time.monotonic() + DISPLAY_PATIENCE
+        while not taken():
+            if time.monotonic() > until:
+                raise AtelierError(
+                    f"another command has been showing the ledger in MLflow for {DISPLAY_PATIENCE} s: MLflow is slow, "
+                    "or hangs. The ledger holds; once MLflow answers, `atelier up` shows in it what the ledger says."
+                )
+            time.sleep(0.02)
+        yield
+
+
+@contextmanager
+def _turn(engine: sa.Engine) -> Iterator[Callable[[], bool]]:
+    """What tries to take the turn; it is given back with the block."""
+    if engine.dialect.name == "sqlite":
+        with Path(f"{engine.url.database}-displaying").open("a") as file:
+            yield lambda: locked(file.fileno())
+    else:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield lambda: bool(connection.execute(sa.select(sa.func.pg_try_advisory_lock(DISPLAY))).scalar())
 
 
 def _transactions_are_ours(connection: object, _: object) -> None:

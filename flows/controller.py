@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from components import display
-from components.display import ALIASES
 from components.errors import AtelierError
-from components.ledger import Alias, Display, Ledger, LedgerUnusable, Superseded, Version
+from components.ledger import ALIASES, Alias, Display, Ledger, LedgerUnusable, Superseded, Version
 from components.process import locked
 from components.store import write_atomically
 from flows import webhook, workspace
@@ -98,7 +97,7 @@ class Controller:
         expected = due.generation
         for alias in ALIASES:
             wanted = seen.get(alias)
-            if wanted in (due.now.get(alias), due.before.get(alias)) or due.now.get(alias) != due.before.get(alias):
+            if due.moved(alias) or not due.by_hand(alias, wanted):
                 continue  # MLflow lags, or the ledger moved it too: `show` knows what to do
             why = self._refusal(model, alias, wanted, expected)
             if why is None:

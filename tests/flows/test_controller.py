@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components import display
+from components import display, ledger_schema
 from components.errors import AtelierError
 from components.ledger import Ledger, Superseded, Version
 from components.packaging import bento_model
@@ -325,8 +325,10 @@ def test_who_moves_the_champion_again_at_once_gets_what_was_asked_last(
     assert town.shown == town.held == {"champion": third, "previous": "2"} and town.remarks(third) == []
 
 
-def test_a_slow_display_of_older_aliases_comes_before_a_newer_one(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    third, others = town.register(), []
+def test_a_slow_display_holds_up_no_move_and_comes_before_a_newer_one(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third, others, moved = town.register(), [], threading.Event()
     original = MlflowClient.set_registered_model_alias
 
     def promote_third() -> None:
@@ -335,13 +337,15 @@ def test_a_slow_display_of_older_aliases_comes_before_a_newer_one(town: Town, mo
             "toy", "champion", "3", verdict=third.verdict, expected_generation=ledger.generation("toy"),
             actor="second", reason="race",
         )  # fmt: skip
+        moved.set()
         display.show(town.uri, "toy", ledger)
 
     def slowly(client: MlflowClient, model: str, alias: str, version: str) -> None:
         if not others:
             others.append(threading.Thread(target=promote_third))
             others[0].start()
-            others[0].join(timeout=1)  # long enough for it to be through, if nothing held it up
+            assert moved.wait(10), "a move waits for MLflow"
+            others[0].join(timeout=0.5)  # long enough for it to be through, if nothing held it up
         original(client, model, alias, version)
 
     town.move("champion", town.ledger.versions("toy")[1])
@@ -349,6 +353,35 @@ def test_a_slow_display_of_older_aliases_comes_before_a_newer_one(town: Town, mo
     display.show(town.uri, "toy", town.ledger)
     others[0].join()
     assert town.shown == town.held == {"champion": "3", "previous": "2"}
+
+
+def test_what_a_display_left_that_was_cut_off_is_nobodys_wish(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    first, second = town.ledger.versions("toy")
+    town.move("champion", second)
+    with monkeypatch.context() as dying:
+        dying.setattr(MlflowClient, "delete_registered_model_alias", cut_off)  # that of the challenger, after champion
+        with pytest.raises(KeyboardInterrupt):
+            display.show(town.uri, "toy", town.ledger)
+    assert town.shown["champion"] == "2"
+    town.move("champion", first, actor="rollback")
+    town.controller.poll()
+    assert town.shown == town.held == {"champion": "1", "previous": "2"}
+    assert town.ledger.history("toy")[-1].actor == "rollback" and town.remarks("2") == []
+
+
+def test_who_displays_does_not_wait_forever_for_another_one(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_schema, "DISPLAY_PATIENCE", 0.1)
+    town.move("champion", town.ledger.versions("toy")[1])
+    with town.ledger.displaying("toy", town.uri):
+        with pytest.raises(AtelierError, match="MLflow is slow"):
+            display.show(town.uri, "toy", Ledger(town.place.ledger_url))
+        town.controller.poll()
+        assert "MLflow is slow" in town.controller.status["errors"]["toy"]
+    town.controller.poll()
+    assert town.controller.status["errors"] == {}
 
 
 def test_of_many_that_display_at_once_none_leaves_older_aliases(town: Town) -> None:
