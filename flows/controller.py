@@ -36,7 +36,6 @@ HANGING_SECONDS = 60.0
 LOOKS = 5  # at a model whose ledger moves while it is looked at
 ACTOR = "mlflow-ui"  # MLflow does not tell who moved an alias
 REASON = "moved in MLflow"
-QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}  # the next poll tries again
 
 
 class Controller:
@@ -327,8 +326,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=3001, help="where webhooks are taken, on loopback")
     parser.add_argument("--mlflow", help="the MLflow server that sends them; its tracking URI where that is http")
     asked = parser.parse_args()
-    for name, value in QUICK.items():
-        os.environ.setdefault(name, value)
     try:
         place = workspace.find(asked.project)
         workspace.enter(place)

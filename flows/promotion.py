@@ -68,8 +68,19 @@ def _move(place: Workspace, ledger: Ledger, version: Version, generation: int, r
         reason=reason,
     )
     rollout.publish(place)  # what is served does not wait for MLflow
-    display.show(place.tracking_uri, version.model, ledger)
+    show(place, ledger, version)
     return Promoted(move, tag)
+
+
+def show(place: Workspace, ledger: Ledger, champion: Version) -> None:
+    """Have MLflow show a new champion; an `AtelierError` where it does not answer, which undoes nothing."""
+    try:
+        display.show(place.tracking_uri, champion.model, ledger)
+    except AtelierError as error:
+        raise AtelierError(
+            f"{champion.model}@{champion.version} is champion in the ledger and in the release, but MLflow does not "
+            f"show it yet, and `atelier up` will see to it: {error}"
+        ) from error
 
 
 def history(place: Workspace, model: str) -> dict[str, Any]:

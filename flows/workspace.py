@@ -34,6 +34,8 @@ QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 LOUD = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+# Of MLflow's clients: a server that hangs is told within seconds. A run, which uploads, has MLflow's own patience.
+QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # what a person can mend
 FULL_MIB = 2  # with less left, whatever fails has failed for want of room
 NEEDED_MIB = 300  # what a first run of a small recipe writes
@@ -135,10 +137,11 @@ def find(*starts: Path) -> Workspace:
     )
 
 
-def enter(workspace: Workspace, *, debug: bool = False) -> None:
+def enter(workspace: Workspace, *, debug: bool = False, patient: bool = False) -> None:
     """Point every vendor at the workspace; call before any of them is imported.
 
-    With `debug` their logs are on the console too. An `AtelierError` where the workspace cannot be written.
+    With `debug` their logs are on the console too; who is `patient` waits long for an MLflow that does not answer. An
+    `AtelierError` where the workspace cannot be written.
     """
     try:
         workspace.root.mkdir(parents=True, exist_ok=True)
@@ -148,6 +151,7 @@ def enter(workspace: Workspace, *, debug: bool = False) -> None:
     settings = {
         **QUIET,
         **(LOUD if debug else {}),
+        **({} if patient else QUICK),
         "OMP_WAIT_POLICY": "passive",  # spinning threads starve whatever else runs
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),  # one core stays with Prefect's server
         "PREFECT_HOME": str(workspace.prefect),

@@ -1,6 +1,9 @@
 """Who becomes champion by hand: only what has passed, what is approved, and what is not champion yet."""
 
 import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.packaging import bento_model
 from components.records import Artifact, Pointer, Scores, Verdict
-from flows import promotion
+from flows import promotion, workspace
 from flows.workspace import Workspace
 
 
@@ -86,6 +89,32 @@ def test_a_version_whose_bento_cannot_be_made_does_not_become_champion(tmp_path:
     with pytest.raises(AtelierError, match="does not say where the bundle of toy@3 is kept"):
         promotion.promote(place, "toy@3", reason="test")
     assert len(Ledger(place.ledger_url).history("toy")) == 1 and not place.release.exists()
+
+
+def test_an_mlflow_that_hangs_is_told_soon_and_undoes_no_promotion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_with(tmp_path, "1")
+    ledger = Ledger(place.ledger_url)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # which is connected to, and never answers
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name in workspace.QUICK:
+            monkeypatch.setenv(name, str(int(name.endswith("TIMEOUT"))))
+        begun = time.monotonic()
+        with pytest.raises(AtelierError, match=r"toy@1 is champion .* MLflow does not show it yet"):
+            promotion.show(place, ledger, ledger.versions("toy")[0])
+        assert time.monotonic() - begun < 10
+    assert not ledger.displayed("toy", place.tracking_uri).done and len(ledger.history("toy")) == 1
+
+
+def test_commands_wait_for_mlflow_for_seconds_and_runs_as_long_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Workspace(tmp_path, tmp_path / "workspace")
+    for patient, expected in ((False, workspace.QUICK), (True, {})):
+        monkeypatch.setattr(os, "environ", {})
+        workspace.enter(place, patient=patient)
+        assert {name: value for name, value in os.environ.items() if name in workspace.QUICK} == expected
 
 
 def test_a_first_champion_has_nothing_to_go_back_to(tmp_path: Path) -> None:
