@@ -110,14 +110,16 @@ def approve(connection: sa.Connection, model: str, version: str, *, name: str, s
     return approval
 
 
-def given(connection: sa.Connection, model: str, version: str) -> list[Approval]:
-    """The approvals of a version that count, oldest first: signed by enrolled keys, not revoked, one per key."""
+def given(connection: sa.Connection, model: str, version: str, *, at: str | None = None) -> list[Approval]:
+    """The approvals of a version that count, oldest first: signed by enrolled keys, not revoked (by then, with `at`),
+    one per key.
+    """
     of_version = (APPROVALS.c.model == model) & (APPROVALS.c.version == version)
     rows = connection.execute(sa.select(APPROVALS).where(of_version).order_by(APPROVALS.c.created)).all()
     if not rows:
         return []
     stated = statement(**_stated(connection, model, version))
-    return _counted((Approval.model_validate(row._asdict()) for row in rows), approvers(connection), stated)
+    return _counted((Approval.model_validate(row._asdict()) for row in rows), approvers(connection), stated, at)
 
 
 def needed(connection: sa.Connection, model: str, version: str) -> int:
@@ -126,10 +128,13 @@ def needed(connection: sa.Connection, model: str, version: str) -> int:
     return int(connection.execute(sa.select(PINS.c.digest).where(pinned)).scalar() or 0)
 
 
-def refuse_unapproved(connection: sa.Connection, model: str, version: str) -> None:
-    """Raise an `AtelierError` where a version has fewer approvals that count than it needs to become champion."""
+def refuse_unapproved(connection: sa.Connection, model: str, version: str, *, at: str | None = None) -> None:
+    """Raise an `AtelierError` where a version has fewer approvals that count than it needs to become champion.
+
+    With `at`, as for one that became champion then: a key that was revoked later still counts.
+    """
     asked = needed(connection, model, version)
-    if not asked or len(counted := given(connection, model, version)) >= asked:
+    if not asked or len(counted := given(connection, model, version, at=at)) >= asked:
         return
     who = f" (of {', '.join(approval.approver for approval in counted)})" if counted else ""
     raise AtelierError(
@@ -189,9 +194,13 @@ def _stated(connection: sa.Connection, model: str, version: str) -> dict[str, st
     return {"model": model, "version": version, "bundle": row.bundle, "verdict": row.verdict}
 
 
-def _counted(approvals: Iterable[Approval], known: Iterable[Approver], stated: bytes) -> list[Approval]:
+def _counted(approvals: Iterable[Approval], known: Iterable[Approver], stated: bytes, at: str | None) -> list[Approval]:
     """Those signed over that statement by the enrolled key of their approver, the first of each key."""
-    enrolled = {approver.name: approver.public_pem for approver in known if approver.revoked is None}
+    enrolled = {
+        approver.name: approver.public_pem
+        for approver in known
+        if approver.revoked is None or (at is not None and approver.revoked > at)
+    }
     valid: dict[str, Approval] = {}
     for approval in approvals:
         key = _signing_key(approval, enrolled.get(approval.approver), stated)

@@ -150,7 +150,8 @@ class Controller:
             return str(error)
         self._act("moved", model, alias, wanted)
         if alias == "champion":
-            self._publish()
+            with self._told("release"):
+                self._publish()
         return None
 
     def _remark(self, model: str, alias: Alias, wanted: str | None, due: Display, why: str) -> None:

@@ -2,29 +2,34 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from components.errors import AtelierError
-from components.ledger import Ledger, Version
+from components.ledger import Ledger, LedgerUnusable, Move, Version
 from components.packaging import ALIASES, bento_model, served
 from components.store import write_atomically
 from flows.workspace import Workspace
+
+IDENTITY = ("@ledger", "identity", "")  # the pin that holds a ledger's id: no model has an @ in its name
 
 
 def publish(place: Workspace) -> int:
     """Write what the ledger says now into the release record, and return the number of the record that is there.
 
-    The number is the ledger's newest generation. A record that says the same already stays untouched, as does one with
-    a higher number, which someone with a newer ledger has written. Whoever asks twice, or beside others, changes
-    nothing.
+    The number is the ledger's newest generation. A record that says the same already stays untouched, so whoever asks
+    twice, or beside others, changes nothing. An `AtelierError` where the record comes from another ledger, or from a
+    newer state of this one: the endpoints go on serving that, until a person says which one is right.
     """
     with _alone(place):
         record, there = compute(place), _there(place.release)
-        if there is not None and (there == record or there["number"] > record["number"]):
-            return int(there["number"])
+        if there == record:
+            return int(record["number"])
+        if there is not None:
+            _refuse_foreign(place, there, record)
         write_atomically(place.release, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
         return int(record["number"])
 
@@ -32,34 +37,87 @@ def publish(place: Workspace) -> int:
 def compute(place: Workspace) -> dict[str, Any]:
     """The record that the ledger calls for: every model, its aliases, and the versions that may be asked for.
 
-    Those are the versions whose verdict passed and whose Bento model is in the Bento store; an alias of another one
-    points nowhere.
+    Those are the versions whose verdict passed and whose Bento model is in the Bento store. One that an alias names is
+    there though its Bento model is lost: what is in memory goes on being served, and the endpoints say what is missing.
+    So an alias of null is one that nothing may serve under: its verdict no longer counts, or, for the champion, too
+    few of its approvals do.
     """
     ledger = Ledger(place.ledger_url)
     models, number = {}, 0
     for model in sorted({version.model for version in ledger.versions()}):
         aliases = ledger.current(model)  # before the versions: one that is registered meanwhile has no alias here
         number = max([number, *(move.generation for move in aliases.values())])
+        named = {move.version for move in aliases.values()}
         versions = {
-            version.version: version for version in ledger.versions(model) if _may_serve(version, ledger, place)
+            version.version: version
+            for version in ledger.versions(model)
+            if (version.version in named or _stored(version, place)) and _passed(version, ledger)
         }
-        pointed = {alias: aliases[alias].version if alias in aliases else None for alias in ALIASES}
-        models[model] = {
-            **{alias: version if version in versions else None for alias, version in pointed.items()},
-            "versions": {name: served(version) for name, version in versions.items()},
-        }
-    return {"schema": 2, "number": number, "models": models}
+        pointed = {alias: _pointed(ledger, aliases[alias], versions) if alias in aliases else None for alias in ALIASES}
+        models[model] = {**pointed, "versions": {name: served(version) for name, version in versions.items()}}
+    return {"schema": 2, "ledger": _identity(ledger), "number": number, "models": models}
 
 
-def _may_serve(version: Version, ledger: Ledger, place: Workspace) -> bool:
+def _pointed(ledger: Ledger, move: Move, versions: dict[str, Version]) -> str | None:
+    """The version that an alias names, where it may be served under it.
+
+    A champion needs its approvals still; that a key was revoked after it had become champion takes nothing from it.
+    """
+    if move.version not in versions:
+        return None
+    if move.alias == "champion" and not _granted(
+        lambda: ledger.refuse_unapproved(move.model, move.version, at=move.created)
+    ):
+        return None
+    return move.version
+
+
+def _stored(version: Version, place: Workspace) -> bool:
     name, _, label = bento_model(version.model, version.bundle).partition(":")
-    if not (place.bentos / "models" / name / label / "model.yaml").is_file():
-        return False
-    try:
+    return (place.bentos / "models" / name / label / "model.yaml").is_file()
+
+
+def _passed(version: Version, ledger: Ledger) -> bool:
+    def check() -> bool:
         verdict = ledger.verdict(version.verdict)
-    except AtelierError:  # altered since: it entitles to nothing, and must not stop the other models
+        return verdict is not None and verdict.passed and verdict.bundle.digest == version.bundle
+
+    return _granted(check)
+
+
+def _granted(check: Callable[[], bool | None]) -> bool:
+    """Whether the ledger grants it. What was altered since is granted nothing, and must not stop the other models."""
+    try:
+        return check() is not False
+    except LedgerUnusable:  # it has decided nothing: no champion is withdrawn for that
+        raise
+    except AtelierError:
         return False
-    return verdict is not None and verdict.passed and verdict.bundle.digest == version.bundle
+
+
+def _identity(ledger: Ledger) -> str:
+    """The ledger's random id: it stays with the database, and with every copy of it."""
+    return ledger.pinned(*IDENTITY) or ledger.pin(*IDENTITY, secrets.token_hex(16))
+
+
+def _refuse_foreign(place: Workspace, there: dict[str, Any], record: dict[str, Any]) -> None:
+    """Raise an `AtelierError` where the record in place is not an earlier one of the same ledger."""
+    other = there.get("ledger")
+    another = other is not None and other != record["ledger"]
+    if not another and there["number"] <= record["number"]:
+        return
+    whose = f"another ledger ({str(other)[:8]})" if another else "a newer state of this ledger"
+    cause = (
+        f"this one, {Ledger(place.ledger_url).shown} ({record['ledger'][:8]}), is at generation {record['number']}"
+        if another
+        else f"{Ledger(place.ledger_url).shown} is at generation {record['number']}, as after a backup was put back"
+    )
+    raise AtelierError(
+        f"{place.release} is release {there['number']} of {whose}, and {cause}. The endpoints go on serving release "
+        f"{there['number']}, and no promotion reaches them. If the ledger is right, move that file away: its release "
+        f"{record['number']} is then written by the controller within seconds, or by `atelier up`, and running "
+        "endpoints take it up. If it is not, put the right ledger back, or name it by its URL."
+    )
 
 
 def _there(path: Path) -> dict[str, Any] | None:

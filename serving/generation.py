@@ -92,7 +92,7 @@ async def find(request: Request, named: str) -> Resident:
     champion = view.champions.get(name)
     if wanted in ("", "champion"):
         if champion is None:
-            raise _no_champion(name, view.troubles.get(name), model.aliases)
+            raise _no_champion(name, view.troubles.get(name), [*model.aliases, *model.versions])
         return champion
     version = model.aliases.get(wanted, wanted)
     if champion is not None and champion.version == version:
@@ -110,8 +110,17 @@ async def _fetched(parts: Parts, name: str, version: str) -> Resident:
         coming = asyncio.wrap_future(parts.residents.fetch(name, version))
     except KeyError:  # of the release that came in between
         raise _no_model(f"{name} has no version {version} any more") from None
+    except Busy as busy:
+        raise Refusal(
+            f"{name}@{version} is not in memory, and more versions wait to be loaded than this server takes; ask again",
+            status=503, code="model_loading", retry_after=busy.seconds,
+        ) from None  # fmt: skip
     try:
         return await asyncio.wait_for(asyncio.shield(coming), LOADING_SECONDS)
+    except asyncio.CancelledError:
+        if not coming.cancelled():  # it is who asked that gave up
+            raise
+        raise _stopping() from None
     except TimeoutError:
         raise Refusal(f"{name}@{version} is being loaded", status=503, code="model_loading", retry_after=5) from None
     except Exception as error:  # noqa: BLE001 - whatever a store or its bytes may raise
@@ -120,15 +129,19 @@ async def _fetched(parts: Parts, name: str, version: str) -> Resident:
         ) from None
 
 
+def _stopping() -> Refusal:
+    return Refusal("the server is stopping; ask again", status=503, code="stopping", retry_after=1)
+
+
 def _no_model(message: str) -> Refusal:
     return Refusal(message, status=404, param="model", code="model_not_found")
 
 
-def _no_champion(name: str, trouble: str | None, aliases: Mapping[str, str]) -> Refusal:
+def _no_champion(name: str, trouble: str | None, others: Sequence[str]) -> Refusal:
     if trouble is not None:
         return Refusal(f"{name} cannot answer: {trouble}", status=503, code="model_not_loaded", retry_after=10)
-    offered = ", ".join(f"{name}@{alias}" for alias in aliases) or "none of its versions may be served yet"
-    return _no_model(f"{name} has no champion yet; {offered}")
+    offered = ", ".join(f"{name}@{other}" for other in others) or "none of its versions"
+    return _no_model(f"{name} has no champion that may be served; what may be asked for: {offered}")
 
 
 def seeds_of(resident: Resident, *, seed: int | None, seeds: Sequence[int] | None, n: int | None) -> list[int]:
@@ -275,7 +288,7 @@ async def _made(request: Request, parts: Parts, job: Job) -> list[bytes]:
             parts.batcher.cancel(job)
             request.state.note.clear()
     if done.cancelled():
-        raise Refusal("the server is stopping; ask again", status=503, code="stopping", retry_after=1)
+        raise _stopping()
     if not done.done():
         raise Gone
     return done.result()

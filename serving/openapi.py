@@ -29,7 +29,7 @@ MEANING = {
     422: "The Idempotency-Key was used for another request",
     429: "More is asked for than can be made now; ask again after Retry-After",
     500: "A fault of the server; its log tells why under the request's id",
-    503: "Not now: a model is being loaded, cannot be loaded, or the server stops",
+    503: "Not now: a model is being loaded, waits for others to be, cannot be loaded, or the server stops",
 }
 SEEDS = "^[0-9]+(,[0-9]+)*$"
 

@@ -22,7 +22,10 @@ class Served(BaseModel):
 
 
 class Model(BaseModel):
-    """A model of a release: its versions, each with a verdict that passed, and those that the aliases name."""
+    """A model of a release: its versions, each with a verdict that passed, and those that the aliases name.
+
+    Without a champion nothing answers under the model's bare name: it has none yet, or its was withdrawn.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,11 +48,12 @@ class Model(BaseModel):
 
 
 class Release(BaseModel):
-    """A release, whole: models by name."""
+    """A release, whole: models by name; `ledger` is the id of the one that decided it, if it follows one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     format: Literal[2] = Field(2, alias="schema")
+    ledger: str | None = None
     number: int = Field(ge=0)
     models: dict[str, Model] = {}
 

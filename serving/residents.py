@@ -1,7 +1,8 @@
 """The models in memory: a new champion is loaded and warmed beside the old one, and then a pointer flips.
 
-What a request may name follows from the release record alone. Versions that no alias names are loaded when they are
-first asked for, and the least used of them make room for others.
+What a request may name follows from the release record alone. Versions that are no champion are loaded when they are
+first asked for, a few at most waiting, and those without an alias make room for others, the least used first. Champions
+have a loader of their own, so that no flood of requests for old versions holds a promotion up.
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import AtelierError
 from serving import release as releases
-from serving.batching import Batcher, Name
+from serving.batching import Batcher, Busy, Name
 from serving.release import Release, Served
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("atelier.serving")
 SPARE = 4  # versions without an alias that stay in memory
+MOST_WAITING = 4  # versions that wait to be loaded, beside the one that is
 LOOK_SECONDS = 0.2  # between looks at the release record
 RETRY_SECONDS = 10.0  # before a champion that could not be loaded is tried again
+LATER_SECONDS = 5.0  # until who found too many versions waiting may ask again
 
 Locate = Callable[[Served], Path]
 
@@ -51,15 +54,16 @@ class View:
 
 
 class Residents:
-    """Loads what a release names, on a thread of its own, while the models go on answering."""
+    """Loads what a release names, on threads of its own, while the models go on answering."""
 
     def __init__(
         self, batcher: Batcher, locate: Locate, *, loaded: Callable[[int, int], None] = lambda n, r: None
     ) -> None:
         self.view = View()
         self._batcher, self._locate, self._loaded = batcher, locate, loaded
-        self._loader = ThreadPoolExecutor(1, "loader")
+        self._champions, self._others = ThreadPoolExecutor(1, "champions"), ThreadPoolExecutor(1, "loader")
         self._lock = threading.Lock()
+        self._waiting: set[Future[Resident]] = set()  # asked for by requests, and not begun
         self._held: OrderedDict[Name, Future[Resident]] = OrderedDict()  # the least lately used first
         self._ending = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -67,12 +71,13 @@ class Residents:
     def install(self, release: Release, *, strict: bool = False) -> None:
         """Serve a release: each champion that can be loaded takes over, and one that cannot leaves the old one.
 
+        What the release offers no more is let go of at once: a champion that was withdrawn, whatever comes after it.
         With `strict` the error of a champion that cannot be loaded is raised instead.
         """
-        champions = {name: held for name, held in self.view.champions.items() if name in release.models}
+        champions = {name: held for name, held in self.view.champions.items() if _may_stay(held, release)}
         self.view = View(release, champions)
         named = {name: model for name, model in release.models.items() if model.champion is not None}
-        coming = {name: self._have(name, str(m.champion), m.versions[str(m.champion)]) for name, m in named.items()}
+        coming = {name: self._champion(name, str(m.champion), m.versions[str(m.champion)]) for name, m in named.items()}
         for name, future in coming.items():
             try:
                 self.view = replace(self.view, champions={**self.view.champions, name: future.result()})
@@ -91,37 +96,72 @@ class Residents:
         self._watcher.start()
 
     def fetch(self, model: str, version: str) -> "Future[Resident]":
-        """A version of the release, at once where it is in memory; the caller has seen that the release names it."""
-        return self._have(model, version, self.view.release.models[model].versions[version])
+        """A version of the release, at once where it is in memory; the caller has seen that the release names it.
+
+        `Busy` where it is not, and too many others wait to be loaded.
+        """
+        served = self.view.release.models[model].versions[version]
+        with self._lock:
+            coming, new = self._have((model, version), served)
+            if new and (self._ending.is_set() or len(self._waiting) >= MOST_WAITING):
+                raise Busy(LATER_SECONDS)
+            if new:
+                self._hold(model, version, coming)
+                self._waiting.add(coming)
+                self._others.submit(self._load, model, version, served, coming)
+        return coming
 
     def close(self) -> None:
         """Stop looking for releases, and load no more."""
         self._ending.set()
         if self._watcher is not None:
             self._watcher.join()
-        self._loader.shutdown(cancel_futures=True)
-
-    def _have(self, model: str, version: str, served: Served) -> "Future[Resident]":
-        name = (model, version)
+        for loader in (self._champions, self._others):
+            loader.shutdown(cancel_futures=True)
         with self._lock:
-            held = self._held.get(name)
-            if held is not None and _is(held, served):
-                self._held.move_to_end(name)
-                return held
-            coming = self._held[name] = self._loader.submit(self._load, model, version, served)
-        coming.add_done_callback(lambda ended: self._settle(name, ended))
+            for held in self._held.values():
+                held.cancel()  # whoever waits hears of it
+
+    def _champion(self, model: str, version: str, served: Served) -> "Future[Resident]":
+        """A version that is to be champion. One that a request asked for before, and that waits, waits no longer."""
+        with self._lock:
+            coming, new = self._have((model, version), served)
+            if new:
+                self._hold(model, version, coming)
+            if not coming.done():
+                self._champions.submit(self._load, model, version, served, coming)  # whichever loader comes first
         return coming
 
-    def _settle(self, name: Name, ended: "Future[Resident]") -> None:
-        """A load that failed is tried again when it is asked for again."""
-        if ended.cancelled() or ended.exception() is not None:
+    def _have(self, name: Name, served: Served) -> "tuple[Future[Resident], bool]":
+        """What is held under a name, or on its way; else a new one, and that it is."""
+        held = self._held.get(name)
+        if held is not None and _is(held, served):
+            self._held.move_to_end(name)
+            return held, False
+        return Future(), True
+
+    def _hold(self, model: str, version: str, coming: "Future[Resident]") -> None:
+        self._held[model, version] = coming
+        self._held.move_to_end((model, version))
+
+    def _load(self, model: str, version: str, served: Served, coming: "Future[Resident]") -> None:
+        """Load the version, unless the other loader has begun that. What failed is tried when it is asked for again."""
+        with self._lock:
+            self._waiting.discard(coming)
+            if coming.running() or coming.done() or not coming.set_running_or_notify_cancel():
+                return
+        try:
+            resident = self._loaded_and_warm(model, version, served)
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
             with self._lock:
-                if self._held.get(name) is ended:
-                    del self._held[name]
+                if self._held.get((model, version)) is coming:
+                    del self._held[model, version]
+            coming.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         else:
+            coming.set_result(resident)
             self._make_room()
 
-    def _load(self, model: str, version: str, served: Served) -> Resident:
+    def _loaded_and_warm(self, model: str, version: str, served: Served) -> Resident:
         """The version, its bytes checked against the release, and warm: a first sample is drawn before anyone waits."""
         from components import sampling
 
@@ -156,8 +196,7 @@ class Residents:
                 if seen == stamp and not again:
                     continue
                 release, stamp, tried = releases.read(path), seen, time.monotonic()
-                if release.number >= self.view.release.number:
-                    self.install(release)
+                self.install(release)  # whatever its number: who writes it sees to it that it is not older
                 told = ""
             except FileNotFoundError:
                 continue
@@ -169,8 +208,17 @@ class Residents:
                 LOG.exception("the release stays as it is")
 
 
+def _may_stay(held: Resident, release: Release) -> bool:
+    """Whether a champion may go on being served until the release's own is in memory."""
+    model = release.models.get(held.model)
+    if model is None or model.champion is None:
+        return False
+    offered = model.versions.get(held.version)
+    return offered is not None and offered.digest == held.served.digest
+
+
 def _is(held: "Future[Resident]", served: Served) -> bool:
     """Whether what is held, or on its way, are the bytes that the release means."""
     if not held.done():
         return True
-    return held.exception() is None and held.result().served.digest == served.digest
+    return not held.cancelled() and held.exception() is None and held.result().served.digest == served.digest

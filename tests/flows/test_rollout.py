@@ -1,6 +1,7 @@
 """The release record: what the ledger says, never half written, never older than what is there."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from components.ledger import Ledger, Version
-from components.ledger_schema import MOVES, VERDICTS
+from components.errors import AtelierError
+from components.ledger import Ledger, LedgerUnusable, Version
+from components.ledger_schema import APPROVALS, VERDICTS
 from components.packaging import bento_model
+from components.provenance import Signer, new_key
 from components.records import Artifact, Scores, Verdict
 from flows import rollout
 from flows.workspace import Workspace
@@ -86,14 +89,17 @@ def test_serving_reads_what_is_written(place: Workspace) -> None:
 
 
 def test_an_empty_ledger_serves_nothing(place: Workspace) -> None:
-    assert published(place) == {"schema": 2, "number": 0, "models": {}}
+    record = published(place)
+    assert len(record.pop("ledger")) == 32 and record == {"schema": 2, "number": 0, "models": {}}
 
 
-def test_a_version_without_its_bento_model_is_left_out_and_no_alias_names_it(place: Workspace) -> None:
+def test_a_version_without_its_bento_model_is_left_out_unless_an_alias_names_it(place: Workspace) -> None:
+    """So that what is in memory goes on being served, and the endpoints say what is missing."""
     for number, stored in (("1", True), ("2", False)):
         point(place, "champion", register(place, number, stored=stored))
+    register(place, "3", stored=False)
     toy = published(place)["models"]["toy"]
-    assert (toy["champion"], toy["previous"], list(toy["versions"])) == (None, "1", ["1"])
+    assert (toy["champion"], toy["previous"], list(toy["versions"])) == ("2", "1", ["1", "2"])
 
 
 def test_a_version_that_waits_for_approvals_may_be_asked_for_and_is_no_champion(place: Workspace) -> None:
@@ -113,6 +119,51 @@ def test_a_version_whose_verdict_failed_or_was_altered_is_never_served(place: Wo
         connection.execute(sa.update(VERDICTS).where(VERDICTS.c.digest == altered.verdict).values(record=worse))
     toy = published(place)["models"]["toy"]
     assert (toy["champion"], list(toy["versions"])) == (None, [good.version])
+
+
+def approver(place: Workspace, name: str) -> Signer:
+    signer = Signer.of(new_key())
+    Ledger(place.ledger_url).enrol(name, signer.public_pem)
+    return signer
+
+
+def test_a_champion_whose_approvals_were_forged_is_withdrawn(place: Workspace) -> None:
+    ledger, ana = Ledger(place.ledger_url), approver(place, "ana")
+    version = register(place, "1")
+    ledger.pin("toy", "approvals", "1", "1")
+    ledger.approve("toy", "1", name="ana", signer=ana)
+    point(place, "champion", version)
+    assert published(place)["models"]["toy"]["champion"] == "1"
+    engine = sa.create_engine(place.ledger_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER approvals_UPDATE")
+        connection.execute(sa.update(APPROVALS).values(signature="AAAA"))
+    toy = published(place)["models"]["toy"]
+    assert (toy["champion"], list(toy["versions"])) == (None, ["1"]), "as one that waits for approvals"
+
+
+def test_a_key_that_is_revoked_later_leaves_the_champion_that_it_approved(place: Workspace) -> None:
+    ledger, ana = Ledger(place.ledger_url), approver(place, "ana")
+    version = register(place, "1")
+    ledger.pin("toy", "approvals", "1", "1")
+    ledger.approve("toy", "1", name="ana", signer=ana)
+    point(place, "champion", version)
+    ledger.revoke("ana")
+    assert published(place)["models"]["toy"]["champion"] == "1"
+    with pytest.raises(AtelierError, match="0 of the 1"):
+        ledger.refuse_unapproved("toy", "1")
+
+
+def test_a_ledger_that_cannot_be_read_withdraws_no_champion(place: Workspace) -> None:
+    point(place, "champion", register(place, "1"))
+    rollout.publish(place)
+    before = place.release.read_bytes()
+    engine = sa.create_engine(place.ledger_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE verdicts RENAME COLUMN record TO lost")
+    with pytest.raises(LedgerUnusable):
+        rollout.publish(place)
+    assert place.release.read_bytes() == before
 
 
 def test_models_are_counted_together(place: Workspace) -> None:
@@ -140,17 +191,58 @@ def test_a_version_that_gets_its_bento_later_enters_under_the_same_number(place:
     assert list(published(place)["models"]["toy"]["versions"]) == ["1", "2"]
 
 
-def test_an_older_ledger_never_overwrites_a_newer_record(place: Workspace) -> None:
-    for number in "12":
-        point(place, "champion", register(place, number))
+def test_a_ledger_put_back_from_a_backup_is_told_apart_until_the_record_is_moved_away(place: Workspace) -> None:
+    first, second = (register(place, number) for number in "12")
+    point(place, "champion", first)
+    shutil.copy(place.root / "ledger.db", place.root / "backup.db")  # before anything was published
+    rollout.publish(place)
+    shutil.copy(place.root / "ledger.db", place.root / "later.db")
+    point(place, "champion", second)
     assert rollout.publish(place) == 2
     newer = place.release.read_bytes()
-    engine = sa.create_engine(place.ledger_url)
-    with engine.begin() as connection:  # a backup of the ledger was put back
-        connection.exec_driver_sql("DROP TRIGGER moves_DELETE")
-        connection.execute(sa.delete(MOVES).where(MOVES.c.generation == 2))
-    assert rollout.publish(place) == 2
-    assert place.release.read_bytes() == newer
+    for backup, words in (("later.db", "a newer state of this ledger"), ("backup.db", "another ledger")):
+        put_back(place, backup)
+        for _ in range(2):
+            with pytest.raises(AtelierError, match=words) as told:
+                rollout.publish(place)
+        for word in ("release 2", "generation 1", "ledger.db", "move that file away", str(place.release)):
+            assert word in str(told.value)
+        assert place.release.read_bytes() == newer, "what is served stays"
+    place.release.rename(place.root / "aside.json")
+    assert published(place)["models"]["toy"]["champion"] == "1"
+    point(place, "champion", second)
+    assert rollout.publish(place) == 2, "and promotions go on"
+
+
+def test_a_ledger_that_took_the_place_of_another_is_told_apart_though_its_numbers_are_higher(
+    place: Workspace, tmp_path: Path
+) -> None:
+    other = Workspace(tmp_path, tmp_path / "other")
+    for home, numbers in ((place, "1"), (other, "12")):
+        for number in numbers:
+            point(home, "champion", register(home, number))
+        rollout.publish(home)
+    shutil.copy(other.root / "ledger.db", place.root / "backup.db")
+    put_back(place, "backup.db")
+    with pytest.raises(AtelierError, match=r"release 1 of another ledger.* generation 2"):
+        rollout.publish(place)
+
+
+def test_a_record_of_before_ledgers_had_ids_is_taken_for_its_own(place: Workspace) -> None:
+    point(place, "champion", register(place, "1"))
+    record = published(place)
+    del record["ledger"]
+    place.release.write_text(json.dumps(record))
+    assert "ledger" in published(place)
+    place.release.write_text(json.dumps(record | {"number": 9}))
+    with pytest.raises(AtelierError, match="release 9"):
+        rollout.publish(place)
+
+
+def put_back(place: Workspace, backup: str) -> None:
+    for rest in ("ledger.db-wal", "ledger.db-shm"):
+        (place.root / rest).unlink(missing_ok=True)
+    (place.root / backup).replace(place.root / "ledger.db")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema": 1, "number": 99}', b'{"schema": 2, "number": "9"}'])

@@ -289,7 +289,7 @@ def test_a_version_and_an_alias_can_be_named_and_only_what_the_release_names(cli
         if named == "fashion@":
             continue
         assert refusal(ask(client, model=named), 404)["code"] == "model_not_found"
-    assert "bare has no champion yet" in refusal(ask(client, model="bare"), 404)["message"]
+    assert "bare has no champion" in refusal(ask(client, model="bare"), 404)["message"]
 
 
 def test_one_card_can_be_asked_for(client):
