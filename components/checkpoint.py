@@ -78,17 +78,23 @@ def save(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, 
 
 
 def resume(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str, Optimizer]) -> Progressed:
-    """Load the checkpoint of `job` into the family and its optimizers; a missing or damaged one is a fresh start."""
+    """Load the checkpoint of `job` into the family and its optimizers; a missing or damaged one is a fresh start.
+
+    A `ValueError` or `RuntimeError` where it is whole and of other networks or optimizers than these.
+    """
     try:
         state = json.loads((directory / "state.json").read_bytes())
         if file_sha256(directory / state["tensors"]) != state["sha256"]:
             return Progressed()
         tensors = load_file(directory / state["tensors"])
-        if state["job"] != job or state["optimizers"].keys() != optimizers.keys():
+        if state["job"] != job:
             return Progressed()
+        optimized = sorted(state["optimizers"])
         done = Progressed(int(state["step"]), float(state["seconds"]), dict(state["curves"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return Progressed()
+    if optimized != sorted(optimizers):
+        raise ValueError(f"it has the optimizers {', '.join(optimized)}, not {', '.join(sorted(optimizers))}")
     prefix = "family/"
     family.load_state_dict(
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

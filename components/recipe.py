@@ -232,13 +232,7 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
         for control in recipe.controls:
             if control not in family.Controls.model_fields:
                 raise AtelierError(f"{where}: {unknown('control', control, family.Controls.model_fields)}")
-        try:
-            family.Controls.model_validate({name: control.default for name, control in recipe.controls.items()})
-        except ValidationError as error:
-            mistakes = "; ".join(_mistakes(error, family.Controls))
-            raise AtelierError(
-                f"the recipe {name}: controls: a default is none that {candidate.family!r} takes: {mistakes}"
-            ) from None
+        _check_controls(recipe, candidate.family, f"the recipe {name}")
     prepare = modalities.part(recipe.modality, "shards").Prepare
     try:
         prepare.model_validate(recipe.prepare)
@@ -256,6 +250,24 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
         lacking = scored.lacking(metric, controls=recipe.controls, prepare=recipe.prepare)
         if lacking is not None:
             raise AtelierError(f"the recipe {name}: {where}: {lacking}")
+
+
+def _check_controls(recipe: Recipe, family: str, where: str) -> None:
+    """Refuse what a recipe's controls would let a caller ask for and the family does not take."""
+    controls, takes = recipe.controls, families.get(family).Controls
+    defaults: dict[str, Any] = {name: control.default for name, control in controls.items()}
+    bounds = [
+        (f"controls.{name}", {**defaults, name: bound})
+        for name, control in controls.items()
+        for bound in (control.at_least, control.at_most, *(control.choices or ()))
+        if bound is not None
+    ]
+    for place, offered in [("controls: a default", defaults), *bounds]:
+        try:
+            takes.model_validate(offered)
+        except ValidationError as error:
+            mistakes = "; ".join(_mistakes(error, takes))
+            raise AtelierError(f"{where}: {place} is none that {family!r} takes: {mistakes}") from None
 
 
 def _override(raw: dict[str, Any], setting: str) -> None:

@@ -171,13 +171,23 @@ class Loop:
         self.optimizers = self.family.optimizers()
         self.rates = {name: [group["lr"] for group in held.param_groups] for name, held in self.optimizers.items()}
         if self.checkpoints is not None:
-            done = checkpoint.resume(self.checkpoints, self.job, self.family, self.optimizers)
+            done = self._resumed(self.checkpoints)
             self.step, self.seconds, self.curves = done.step, done.seconds, done.curves or {}
         self.kept = self.step
         self.divergence = alarms.Divergence.of(self.curves)
         self.unread: dict[str, tuple[torch.Tensor, int]] = {}  # sums of each part since the last reading, on the device
         self.phases = self.family.phases()
         self.generator = torch.Generator(self.accelerator.device)
+
+    def _resumed(self, checkpoints: Path) -> checkpoint.Progressed:
+        try:
+            return checkpoint.resume(checkpoints, self.job, self.family, self.optimizers)
+        except (RuntimeError, ValueError) as error:  # names or shapes of weights, or of what an optimizer holds
+            raise AtelierError(
+                f"the checkpoint in {checkpoints} is of another family, config or spec than {_name(self.family)!r} "
+                f"with {self.family.spec.model_dump(mode='json')}: {' '.join(str(error).split())[:400]}. Go back to "
+                "what it was trained with, or remove that folder to start afresh."
+            ) from None
 
     def run(self, batches: Callable[[int], Iterator[Batch]]) -> bool:
         """Train to the budget; False where the time limit came first. An alarm ends it by an `AtelierError`."""
@@ -348,6 +358,10 @@ def _public(controls: Mapping[str, PublicControl]) -> Iterator[dict[str, Any]]:
     yield defaults
     for name, control in controls.items():
         yield from ({**defaults, name: choice} for choice in control.choices or ())
+
+
+def _name(family: AnyFamily) -> str:
+    return type(family).__module__.rsplit(".", 1)[-1]
 
 
 def _parameters(optimizer: Optimizer) -> Sequence[nn.Parameter]:

@@ -214,7 +214,7 @@ def test_a_generator_without_variety_is_on_record_or_ends_the_run(name: str, tmp
         settings = Train(steps=40, batch_size=8, checkpoint_every=4, alarms={"collapse": then})
         still = model(name, lr=1e-7, **({"average_decay": 0.0} if name == "dcgan" else {}))
         settle = training.Loop(still, settings)
-        for batch in islice(rows()(0), 60):  # the statistics of its batch norms, which are what samples hang on
+        for batch in islice(rows()(0), 30):  # the statistics of its batch norms, which are what samples hang on
             settle.advance(batch)
         made = training.Loop(still, settings, job=then, checkpoints=tmp_path / then, variety=variety(still))
         assert made.variety is not None
