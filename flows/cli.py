@@ -29,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 keys_app = typer.Typer(
-    help="Make, list and revoke API keys; make the keys that sign and approve.", no_args_is_help=True
+    help="Make, list and revoke API keys; make the key that signs; enrol and revoke approvers.", no_args_is_help=True
 )
 app.add_typer(keys_app, name="keys")
 STOPPED = 130
@@ -204,14 +204,14 @@ def trace(
 @app.command()
 def approve(
     model: Annotated[str, typer.Argument(metavar="MODEL@VERSION")],
-    name: Annotated[str, typer.Option("--as", help="The approver; `atelier keys init-approver` makes one.")],
+    name: Annotated[str, typer.Option("--as", help="The approver; `atelier keys add-approver` enrols one.")],
     key: Annotated[Path | None, typer.Option(help="The approver's private key, where it lies elsewhere.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Approve a version with an approver's key, where its recipe asks for approvals."""
-    from flows import keys
+    from flows import approvers
 
-    given = keys.approve(_enter(Path.cwd()), model, name=name, key=key)
+    given = approvers.approve(_enter(Path.cwd()), model, name=name, key=key)
     if as_json:
         _print_json(given)
         return
@@ -289,17 +289,40 @@ def init_signing(
 
 @keys_app.command("init-approver")
 def init_approver(name: str, as_json: AsJson = False) -> None:
-    """Make an approver's key pair, unless there is one, and enrol it in the ledger."""
-    from flows import keys
+    """Make an approver's key pair in the workspace, unless there is one, and enrol it in the ledger."""
+    from flows import approvers
 
-    approver = keys.init_approver(_enter(Path.cwd()), name)
+    made = approvers.init(_enter(Path.cwd()), name)
+    _tell_approver(made, f"may approve with the key {made['key_id']}: {made['private']}", as_json=as_json)
+
+
+@keys_app.command("add-approver")
+def add_approver(
+    name: str,
+    public: Annotated[Path, typer.Argument(metavar="PUBLIC.pem", help="The file of their public key.")],
+    as_json: AsJson = False,
+) -> None:
+    """Enrol an approver by a public key; the private one stays with its owner, for `atelier approve --key FILE`."""
+    from flows import approvers
+
+    added = approvers.add(_enter(Path.cwd()), name, public)
+    _tell_approver(added, f"may approve with the key {added['key_id']}", as_json=as_json)
+
+
+@keys_app.command("revoke-approver")
+def revoke_approver(name: str, as_json: AsJson = False) -> None:
+    """Revoke an approver's key: it approves nothing more, and what it approved no longer counts for later moves."""
+    from flows import approvers
+
+    revoked = approvers.revoke(_enter(Path.cwd()), name)
+    _tell_approver(revoked, f"may no longer approve: the key {revoked['key_id']} is revoked", as_json=as_json)
+
+
+def _tell_approver(approver: dict[str, Any], words: str, *, as_json: bool) -> None:
     if as_json:
         _print_json(approver)
     else:
-        _console().print(
-            f"[green]+[/green] {name} may approve with the key {approver['key_id']}: {approver['private']}",
-            soft_wrap=True,
-        )
+        _console().print(f"[green]+[/green] {approver['name']} {words}", soft_wrap=True)
 
 
 @app.command()

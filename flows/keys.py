@@ -1,4 +1,4 @@
-"""Keys that the platform makes: API keys of teams, the key that signs samples, the keys of approvers.
+"""Keys that the platform makes: API keys of teams, and the key that signs samples.
 
 Of an API key only its hash is kept. Private keys lie in the workspace's `secrets/`, for its owner's eyes only.
 """
@@ -19,7 +19,6 @@ from rich.table import Table
 
 from components import provenance
 from components.errors import AtelierError
-from components.ledger import Ledger
 from components.process import locked
 from components.provenance import Signer
 from components.spelling import unknown
@@ -36,7 +35,7 @@ PATIENCE = 30.0  # seconds that a change of the keys waits for another one
 def make(place: Workspace, team: str, *, models: Sequence[str] = EVERY_MODEL) -> dict[str, Any]:
     """A new API key of a team, for the named models or for all; what is returned holds the key itself, once."""
     for kind, name in (("team", team), *(("model", model) for model in models if model != "*")):
-        _refuse_odd(kind, name)
+        refuse_odd(kind, name)
     if not models:
         raise AtelierError("a key for no model opens nothing: name them, as in --models fashion,toy, or leave it out")
     with _changing(place) as keys:
@@ -77,12 +76,12 @@ def init_signing(place: Workspace, *, rotate: bool = False) -> dict[str, Any]:
     The public keys of all that there ever were are kept, so that what they signed can still be checked.
     """
     private = signing_key(place)
-    with _turn(place):
+    with turn(place):
         made = rotate or not private.is_file()
         pem = provenance.new_key() if made else private.read_bytes()
-        signer = _signer(private, pem)
+        signer = signer_of(private, pem)
         public = place.secrets / "signing" / f"{signer.key_id}.pub"
-        _shut(place.secrets)
+        shut(place.secrets)
         write_atomically(public, signer.public_pem.encode())  # first: nothing is signed that cannot be checked
         if made:
             write_atomically(private, pem, mode=PRIVATE)
@@ -106,52 +105,6 @@ def public_keys(place: Workspace) -> dict[str, str]:
     return known
 
 
-def init_approver(place: Workspace, name: str) -> dict[str, Any]:
-    """The key pair of an approver, made where there is none, and enrolled in the ledger."""
-    _refuse_odd("approver", name)
-    private = _approver_key(place, name)
-    with _turn(place):
-        made = not private.is_file()
-        pem = provenance.new_key() if made else private.read_bytes()
-        signer = _signer(private, pem)
-        if made:
-            _shut(place.secrets)
-            write_atomically(private, pem, mode=PRIVATE)  # first: who is enrolled has the key
-        try:
-            approver = Ledger(place.ledger_url).enrol(name, signer.public_pem)
-        except AtelierError:
-            if made:
-                private.unlink()
-            raise
-    return {"schema": 1, "name": approver.name, "key_id": approver.key_id, "made": made, "private": str(private)}
-
-
-def approve(place: Workspace, named: str, *, name: str, key: Path | None = None) -> dict[str, Any]:
-    """Approve `MODEL@VERSION`, or its alias, with an approver's key, which lies in the workspace unless named."""
-    from flows import listing
-
-    if "@" not in named:
-        raise AtelierError(f"name the version that is approved, as in {named}@2: an approval is of one version")
-    _refuse_odd("approver", name)
-    path = key or _approver_key(place, name)
-    if not path.is_file():
-        raise AtelierError(
-            f"there is no key {path} to approve with. `atelier keys init-approver {name}` makes and enrols one; "
-            "--key FILE names one that lies elsewhere."
-        )
-    version = listing.find(place, named)
-    ledger = Ledger(place.ledger_url)
-    approval = ledger.approve(version.model, version.version, name=name, signer=Signer.read(path))
-    given = ledger.approvals(version.model, version.version)
-    needed = ledger.approvals_needed(version.model, version.version)
-    return {
-        "schema": 1,
-        **approval.model_dump(mode="json"),
-        "given": [{"approver": one.approver, "key_id": one.key_id, "created": one.created} for one in given],
-        "needed": needed,
-    }
-
-
 def table(known: dict[str, Any]) -> RenderableType:
     """The API keys as a table, a row each."""
     if not known["keys"]:
@@ -166,10 +119,6 @@ def table(known: dict[str, Any]) -> RenderableType:
 
 def _file(place: Workspace) -> Path:
     return place.serving / "keys.json"
-
-
-def _approver_key(place: Workspace, name: str) -> Path:
-    return place.secrets / "approvers" / f"{name}.pem"
 
 
 def _shown(key: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +144,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 @contextmanager
 def _changing(place: Workspace) -> Iterator[list[dict[str, Any]]]:
     """The keys, to be changed by one process at a time; they are written when the block ends well."""
-    with _turn(place):
+    with turn(place):
         keys = _read(_file(place))
         yield keys
         content = json.dumps({"schema": 1, "keys": keys}, indent=2) + "\n"
@@ -203,7 +152,8 @@ def _changing(place: Workspace) -> Iterator[list[dict[str, Any]]]:
 
 
 @contextmanager
-def _turn(place: Workspace) -> Iterator[None]:
+def turn(place: Workspace) -> Iterator[None]:
+    """The block changes keys, of whatever kind, and nobody else does meanwhile."""
     place.locks.mkdir(parents=True, exist_ok=True)
     with (place.locks / "keys").open("a") as lock:
         until = time.monotonic() + PATIENCE
@@ -214,12 +164,14 @@ def _turn(place: Workspace) -> Iterator[None]:
         yield
 
 
-def _shut(folder: Path) -> None:
+def shut(folder: Path) -> None:
+    """Make a folder that its owner alone can open."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
 
 
-def _signer(path: Path, pem: bytes) -> Signer:
+def signer_of(path: Path, pem: bytes) -> Signer:
+    """The private key that `path` holds; an `AtelierError` where it is none."""
     try:
         return Signer.of(pem)
     except ValueError as error:
@@ -228,7 +180,8 @@ def _signer(path: Path, pem: bytes) -> Signer:
         ) from None
 
 
-def _refuse_odd(kind: str, name: str) -> None:
+def refuse_odd(kind: str, name: str) -> None:
+    """Raise an `AtelierError` where a name could not be that of a file."""
     if not re.fullmatch(NAME, name):
         raise AtelierError(
             f"the {kind} {name!r} cannot be called so: use up to 64 letters, digits, dots, hyphens and underscores, "

@@ -83,9 +83,8 @@ def explain(path: Path, settings: tuple[str, ...], *, debug: bool = False) -> ex
 
 def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
     place = workspace.find(path.parent, Path.cwd())
-    workspace.enter(
-        place, debug=debug, patient=True
-    )  # before the recipe, which imports torch: threads are settled by then
+    # Before the recipe, which imports torch: threads are settled by then.
+    workspace.enter(place, debug=debug, patient=True)
     from components import recipe as recipes
 
     recipe = recipes.load(path, settings)  # refused before anything starts

@@ -11,9 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from components.errors import AtelierError
-from components.ledger import Ledger
 from components.provenance import Signer
-from flows import keys, promotion
+from flows import keys
 from flows.cli import app
 from flows.workspace import Workspace
 from tests.flows.test_promotion import place_with
@@ -120,45 +119,6 @@ def test_a_key_that_is_none_is_told(place: Workspace) -> None:
     assert keys.signing_key(place).read_text() == "junk"
 
 
-def test_approvers_are_enrolled_and_two_of_them_make_a_champion(tmp_path: Path) -> None:
-    place = place_with(tmp_path, "1", "2")
-    ledger = Ledger(place.ledger_url)
-    ledger.pin("toy", "approvals", "2", "2")
-    ana = keys.init_approver(place, "ana")
-    assert ana["made"] and not keys.init_approver(place, "ana")["made"] and mode(Path(ana["private"])) == "0o600"
-    keys.init_approver(place, "ben")
-    told = keys.approve(place, "toy@2", name="ana")
-    assert (len(told["given"]), told["needed"]) == (1, 2) and keys.approve(place, "toy@2", name="ana") == told
-    elsewhere = tmp_path / "copy.pem"
-    elsewhere.write_bytes(Path(ana["private"]).read_bytes())
-    with pytest.raises(AtelierError, match="is enrolled with the key"):
-        keys.approve(place, "toy@2", name="ben", key=elsewhere)
-    with pytest.raises(AtelierError, match="has 1 of the 2 approvals"):
-        promotion.promote(place, "toy@2", reason="test")
-    assert len(keys.approve(place, "toy@2", name="ben")["given"]) == 2
-    version = ledger.versions("toy")[1]
-    generation = ledger.generation("toy")
-    ledger.move(
-        "toy", "champion", "2", verdict=version.verdict, expected_generation=generation, actor="ana", reason="approved"
-    )
-    assert ledger.current("toy")["champion"].version == "2"
-
-
-def test_an_approver_whose_key_was_lost_needs_a_new_name(tmp_path: Path) -> None:
-    place = place_with(tmp_path, "1")
-    lost = Path(keys.init_approver(place, "ana")["private"])
-    lost.unlink()
-    with pytest.raises(AtelierError, match="under a new name"):
-        keys.init_approver(place, "ana")
-    assert not lost.exists()
-    with pytest.raises(AtelierError, match="there is no key"):
-        keys.approve(place, "toy@1", name="ana")
-    with pytest.raises(AtelierError, match="name the version"):
-        keys.approve(place, "toy", name="ana")
-    with pytest.raises(AtelierError, match="cannot be called so"):
-        keys.init_approver(place, "../../ana")
-
-
 def test_the_commands_print_json_for_programs_and_the_key_alone_on_standard_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +138,3 @@ def test_the_commands_print_json_for_programs_and_the_key_alone_on_standard_outp
     ]
     assert json.loads(run(app, ["keys", "init-signing", "--json"]).stdout)["made"]
     assert json.loads(run(app, ["keys", "init-signing", "--rotate", "--json"]).stdout)["made"]
-    assert json.loads(run(app, ["keys", "init-approver", "ana", "--json"]).stdout)["name"] == "ana"
-    assert json.loads(run(app, ["approve", "toy@1", "--as", "ana", "--json"]).stdout)["needed"] == 0
-    assert "toy@1 is approved by ana" in run(app, ["approve", "toy@1", "--as", "ana"]).stdout
