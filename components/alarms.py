@@ -22,6 +22,8 @@ from components.contract import Batch, Controls, Family, Spec
 BEYOND = 1000.0  # times that median
 PATIENCE = 3  # readings on end
 
+AnyFamily = Family[Any, Any, Any, Any]
+
 ROWS = 256  # of the fixed sample, real and generated
 GRACE = 0.25  # of a run's steps, in which a generator has no variety yet to lose
 LOOKS_ON_END = 2
@@ -105,7 +107,7 @@ class Variety:
     given: Batch | None  # what each row of the sample is made from, where the family edits
     poor: int = 0  # looks on end without variety
     spent: float = 0.0  # seconds of looking
-    last: float = 0.0
+    cost: float = 0.0  # seconds of the last look; of the first, as a first forward pass foretells it
 
     @classmethod
     def of(cls, split: loading.Split, encoder: Encoder, *, classes: int, controls: Controls, spec: Spec) -> Self:
@@ -114,24 +116,36 @@ class Variety:
         rows = split.batch(order[:ROWS])
         return cls(encoder, classes, encoder.features(rows), controls, spec.given(rows))
 
-    def due(self, step: int, steps: int, seconds: float) -> bool:
+    def due(self, family: AnyFamily, step: int, steps: int, seconds: float) -> bool:
         """Whether to look now: not at a young model, and not where looking would take too much of the run's time."""
-        return step >= GRACE * steps and self.spent + self.last <= SHARE_OF_TIME * seconds
+        if step < GRACE * steps:
+            return False
+        if not self.cost:  # a sampler of many steps may take as long for a look as the whole run
+            rows = min(family.rows, len(self.real_MD))
+            began = time.monotonic()
+            self._draw(family, rows)
+            passed = time.monotonic() - began
+            self.spent, self.cost = self.spent + passed, passed * len(self.real_MD) / rows
+        return self.spent + self.cost <= SHARE_OF_TIME * seconds
 
-    def look(self, family: Family[Any, Any, Any, Any]) -> Mapping[str, float]:
+    def look(self, family: AnyFamily) -> Mapping[str, float]:
         """The sample's recall and label entropy; the model is left in training mode, every generator where it was."""
         began = time.monotonic()
-        seeds = [loading.seed_of(0, "variety", row) for row in range(len(self.real_MD))]
-        device = next(family.parameters()).device
-        given = None if self.given is None else self.given.to(device)
-        family.eval()
-        drawn = family.sample(seeds, controls=[self.controls] * len(seeds), conditions=given)
-        family.train()
-        measured = self.measure(self.encoder.features(drawn.to(torch.device("cpu"))))
+        measured = self.measure(self.encoder.features(self._draw(family, len(self.real_MD))))
         self.poor = self.poor + 1 if self._is_poor(measured) else 0
-        self.last = time.monotonic() - began
-        self.spent += self.last
+        self.cost = time.monotonic() - began
+        self.spent += self.cost
         return measured
+
+    def _draw(self, family: AnyFamily, count: int) -> Batch:
+        """The first rows of the fixed sample, on the CPU."""
+        seeds = [loading.seed_of(0, "variety", row) for row in range(count)]
+        device = next(family.parameters()).device
+        given = None if self.given is None else self.given.rows(slice(count)).to(device)
+        family.eval()
+        drawn: Batch = family.sample(seeds, controls=[self.controls] * count, conditions=given)
+        family.train()
+        return drawn.to(torch.device("cpu"))
 
     def measure(self, features_ND: Tensor) -> dict[str, float]:
         """Shares in [0, 1]: `recall` of the real rows, and `label_entropy`, 1 where classes are equal."""

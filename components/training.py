@@ -297,7 +297,7 @@ class Loop:
 
     def _has_collapsed(self) -> bool:
         """Whether samples lack variety in a run that this may stop; an `AtelierError` where they have for long."""
-        if self.variety is None or not self.variety.due(self.step, self.settings.steps, self.seconds):
+        if self.variety is None or not self.variety.due(self.family, self.step, self.settings.steps, self.seconds):
             return False
         seen = self.variety.look(self.family)
         shown = ", ".join(f"{name} {value:.3g}" for name, value in seen.items())

@@ -249,10 +249,13 @@ def test_few_classes_or_no_recall_is_poor_and_real_rows_are_not() -> None:
 
 
 def test_it_looks_at_no_young_model_and_no_more_often_than_its_share_of_time() -> None:
-    watched = variety(model("vae"))
-    assert not watched.due(9, 40, 1e9) and watched.due(10, 40, 0.0)
-    watched.spent = watched.last = 1.0
-    assert not watched.due(20, 40, 39.0) and watched.due(20, 40, 40.0)
+    family = model("vae")
+    watched = variety(family)
+    assert not watched.due(family, 9, 40, 1e9) and watched.cost == 0
+    assert not watched.due(family, 10, 40, 0.0) and watched.cost > watched.spent > 0  # foretold by a part of a look
+    assert watched.due(family, 10, 40, 1e3)
+    watched.spent = watched.cost = 1.0
+    assert not watched.due(family, 20, 40, 39.0) and watched.due(family, 20, 40, 40.0)
 
 
 def test_a_run_with_an_encoder_watches_its_samples_and_trains_to_the_same_weights(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class FamilyContract:
 
     def test_a_healthy_run_trips_no_alarm(self) -> None:
         """The losses stay far from the bound, and a look changes nothing of what is trained."""
-        loop = self.run(self.build(), 12)
+        loop = self.run(self.build(), 6)
         assert loop.divergence.found(patience=1) is None
         variety = alarms.Variety(_Levels(), 2, _Levels().features(self.real(8)), self.control(), self.given(8))
         before = copy.deepcopy(loop.family.state_dict())
