@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,23 @@ if TYPE_CHECKING:
 
 __all__ = ["package", "refuse_taken", "serve", "smoke"]
 
+MANIFEST = "manifest.json"
 SERVICE = "serving.service:Generator"
 ALIASES = ("champion", "challenger", "previous")
 # What no import names: uvicorn takes the first two where they are there, FastAPI the third for forms.
 UNNAMED = ("uvloop", "httptools", "python-multipart")
 IN_A_CONTAINER = {"BENTOML_HOST": "0.0.0.0", "ATELIER_KEYS": model_card.KEYS}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a Bento is made of, beside the bundle; its tag names the content. `spec` is that of its samples."""
+
+    tag: str
+    code: Closure
+    requirements: list[str]
+    told: str
+    spec: dict[str, Any]
 
 
 def package(
@@ -53,25 +66,17 @@ def package(
     bundle is not what was registered, the build fails, or the smoke test does.
     """
     home = home.resolve()
-    known = find(version, home=home)
-    if known is not None:
-        return proven(version, known, store=store, home=home)
-    _refuse_changed(version, bundle)
-    card = json.loads((bundle / "config.json").read_bytes())
-    code = closure(_roots(card["family"], card["modality"]))
-    requirements = pinned([*code.versions(), *UNNAMED])
-    told = model_card.text(version, verdict, bundle, licence=licence)
-    content = fingerprint([_release(version), code.digests(), _pages(), requirements, told])
-    tag = f"{version.model}:v{version.version}-{content.removeprefix('sha256:')[:12]}"
-    with aside(home) as second:
-        _lend(home, second, version)
-        _build(second, tag, version, bundle, code, requirements, told)
-        bento = second / _bento_path(tag)
-        drawn = smoke(tag, version=version, spec=card["spec"], home=second)
-        (bento / "smoke").mkdir()
-        (bento / "smoke" / f"sample{drawn.suffix}").write_bytes(drawn.payload)
-        _sign(bento, second, version, licence, signer)
-        _publish(second, home, version)
+    tag = find(version, home=home)
+    if tag is None:
+        _refuse_changed(version, bundle)
+        plan = _planned(version, bundle, verdict, licence)
+        with aside(home) as second:
+            _lend(home, second, version)
+            _build(second, plan, version, bundle)
+            _prove(second, plan, version)
+            _sign(second / _bento_path(plan.tag), second, version, licence, signer)
+            _publish(second, home, version)
+        tag = plan.tag
     return proven(version, tag, store=store, home=home)
 
 
@@ -173,41 +178,57 @@ def _lend(home: Path, aside: Path, version: "Version") -> None:
         (aside / path).symlink_to(home / path)
 
 
-def _build(
-    aside: Path, tag: str, version: "Version", bundle: Path, code: Closure, requirements: list[str], told: str
-) -> None:
+def _planned(version: "Version", bundle: Path, verdict: Verdict, licence: str | None) -> _Plan:
+    card = json.loads((bundle / "config.json").read_bytes())
+    code = closure(_roots(card["family"], card["modality"]))
+    requirements = pinned([*code.versions(), *UNNAMED])
+    told = model_card.text(version, verdict, bundle, licence=licence)
+    content = fingerprint([_release(version), code.digests(), _pages(), requirements, told])
+    tag = f"{version.model}:v{version.version}-{content.removeprefix('sha256:')[:12]}"
+    return _Plan(tag, code, requirements, told, card["spec"])
+
+
+def _build(aside: Path, plan: _Plan, version: "Version", bundle: Path) -> None:
     """Have BentoML build the Bento in the home aside, from a folder that holds the code and the record only."""
-    name, _, label = tag.partition(":")
-    entry = served(version)
-    labels = {"version": version.version, "digest": version.bundle}
     with tempfile.TemporaryDirectory(dir=aside) as context:
-        for file in (*code.files, *_pages()):
+        for file in (*plan.code.files, *_pages()):
             target = Path(context, file)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / file, target)
         Path(context, "release.json").write_text(json.dumps(_release(version), indent=2, sort_keys=True) + "\n")
-        job = {
-            "model": entry["bento_model"],
-            "bundle": str(bundle.resolve()),
-            "labels": labels,
-            "build": {
-                "service": SERVICE,
-                "name": name,
-                "version": label,
-                "labels": labels | entry["trace"],
-                "description": told,
-                "models": [entry["bento_model"]],
-                "python": {"packages": requirements, "lock_packages": False},
-                "build_ctx": context,
-            },
-        }
         done = subprocess.run(
-            [sys.executable, "-m", "components.packaging"],
-            input=json.dumps(job), text=True, capture_output=True, cwd=ROOT, env=environment(aside), check=False,
+            [sys.executable, "-m", "components.packaging"], input=json.dumps(_job(plan, version, bundle, context)),
+            text=True, capture_output=True, cwd=ROOT, env=environment(aside), check=False,
         )  # fmt: skip
     if done.returncode:
-        raise AtelierError(f"BentoML could not build {tag}: {last_lines(done.stderr)}")
-    _contain(aside / _bento_path(tag))
+        raise AtelierError(f"BentoML could not build {plan.tag}: {last_lines(done.stderr)}")
+    _contain(aside / _bento_path(plan.tag))
+
+
+def _job(plan: _Plan, version: "Version", bundle: Path, context: str) -> dict[str, Any]:
+    """What BentoML's own process is asked for; see `_build_here`."""
+    name, _, label = plan.tag.partition(":")
+    entry = served(version)
+    labels = {"version": version.version, "digest": version.bundle}
+    build = {
+        "service": SERVICE,
+        "name": name,
+        "version": label,
+        "labels": labels | entry["trace"],
+        "description": plan.told,
+        "models": [entry["bento_model"]],
+        "python": {"packages": plan.requirements, "lock_packages": False},
+        "build_ctx": context,
+    }
+    return {"model": entry["bento_model"], "bundle": str(bundle.resolve()), "labels": labels, "build": build}
+
+
+def _prove(aside: Path, plan: _Plan, version: "Version") -> None:
+    """Have the Bento draw a sample, which stays with it."""
+    drawn = smoke(plan.tag, version=version, spec=plan.spec, home=aside)
+    folder = aside / _bento_path(plan.tag) / "smoke"
+    folder.mkdir()
+    (folder / f"sample{drawn.suffix}").write_bytes(drawn.payload)
 
 
 def _contain(bento: Path) -> None:
@@ -232,16 +253,16 @@ def _sign(bento: Path, home: Path, version: "Version", licence: str | None, sign
         "weights": _hashes(home / _model_path(version) / "bundle"),
     }
     signed = json.dumps(sign_manifest(manifest, signer), indent=2, sort_keys=True) + "\n"
-    write_atomically(bento / "manifest.json", signed.encode())
+    write_atomically(bento / MANIFEST, signed.encode())
 
 
 def _is_whole(bento: Path, home: Path, version: "Version") -> bool:
-    """Whether a Bento and its model are, byte for byte, what was proven for that version."""
+    """Whether a Bento and its model are, file for file and byte for byte, what was proven for that version."""
     try:
         record = json.loads((bento / "src" / "release.json").read_bytes())
-        files = json.loads((bento / "manifest.json").read_bytes())["files"]
-        same = all(file_sha256(bento / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
+        files = json.loads((bento / MANIFEST).read_bytes())["files"]
+        same = _hashes(bento) == {**files, MANIFEST: file_sha256(bento / MANIFEST)}  # nothing came after it either
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     model = home / _model_path(version)
     held = (model / "model.yaml").is_file() and digest_of(model / "bundle") == version.bundle
@@ -249,7 +270,8 @@ def _is_whole(bento: Path, home: Path, version: "Version") -> bool:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """sha256 of every file; a link to a folder, which would hide some, is an `OSError`."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in found}
 
 

@@ -58,14 +58,9 @@ def register(
         created = found is None and version == made
     _pin(ledger, version, tags, promotion)
     return Registered(
-        model=version.model,
-        version=version.version,
-        run=version.run,
-        bundle=verdict.bundle,
-        verdict=digest,
-        created=created,
-        alias=None,
-    )
+        **version.model_dump(include={"model", "version", "run"}),
+        bundle=verdict.bundle, verdict=digest, created=created, alias=None,
+    )  # fmt: skip
 
 
 def appoint(

@@ -184,6 +184,23 @@ def test_the_same_content_is_built_and_tried_once(shop):
     assert Path(packed.path, "bento.yaml").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("added", ["src/serving/extra.py", "src/serving/__pycache__/service.cpython-311.pyc", "extra"])
+def test_a_bento_that_was_given_a_file_afterwards_is_not_what_was_proven(shop, added):
+    _, home, made, packed = shop
+    assert packaging.find(made.version, home=home) == packed.tag
+    path = Path(packed.path, added)
+    path.parent.mkdir(exist_ok=True)
+    try:
+        path.write_text("print('not mine')")
+        assert packaging.find(made.version, home=home) is None
+        path.unlink()
+        path.symlink_to(home, target_is_directory=True)
+        assert packaging.find(made.version, home=home) is None
+    finally:
+        path.unlink()
+    assert packaging.find(made.version, home=home) == packed.tag
+
+
 def test_a_lost_sample_comes_back_from_the_bento(shop):
     store, home, made, packed = shop
     shutil.rmtree(store.path(packed.sample))
