@@ -5,6 +5,7 @@ controls which shape it (`Endpoint.bucket`). Nothing waits for company: a batch 
 with whatever is there, so an idle server adds no delay and a busy one fills its batches by itself.
 """
 
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # torch comes with it
     from components.sampling import Batch, Endpoint
 
+LOG = logging.getLogger("atelier.serving")
 PLACES = 512  # samples that wait, of all models together
 SMOOTHING = 0.2  # weight of the newest batch in the expected seconds of the next
 
@@ -147,17 +149,40 @@ class Batcher:
         return wait
 
     def _work(self) -> None:
+        """Batch after batch until the end. A fault of ours costs the jobs that it met, and not those after them."""
         _settle()
-        while (batch := self._next()) is not None:
-            bucket, parts = batch
-            started = time.monotonic()
-            self._busy_until = started + self._seconds.get(bucket, 0.0)
-            for failed in _run(parts, started):
-                self.cancel(failed)  # the rest of it is not worth making
-            took = time.monotonic() - started
-            before = self._seconds.get(bucket, took)
-            self._seconds[bucket] = before + SMOOTHING * (took - before)
-            self._observe(bucket[0], sum(len(rows) for _, rows in parts), took)
+        while True:
+            parts: list[tuple[Job, range]] | None = None
+            try:
+                batch = self._next()
+                if batch is None:
+                    return
+                bucket, parts = batch
+                self._serve(bucket, parts)
+            except BaseException as error:
+                LOG.exception("the thread that runs the models goes on after a fault")
+                self._abandon(None if parts is None else [job for job, _ in parts], error)
+
+    def _serve(self, bucket: Bucket, parts: Sequence[tuple[Job, range]]) -> None:
+        started = time.monotonic()
+        self._busy_until = started + self._seconds.get(bucket, 0.0)
+        for failed in _run(parts, started):
+            self.cancel(failed)  # the rest of it is not worth making
+        took = time.monotonic() - started
+        before = self._seconds.get(bucket, took)
+        self._seconds[bucket] = before + SMOOTHING * (took - before)
+        self._observe(bucket[0], sum(len(rows) for _, rows in parts), took)
+
+    def _abandon(self, jobs: Sequence[Job] | None, error: BaseException) -> None:
+        """Fail some jobs; with None, all that wait: the queue itself cannot be trusted."""
+        with self._changed:
+            if jobs is None:
+                jobs = [job for queue in self._queues.values() for job in queue]
+                self._queues.clear()
+                self._waiting = 0
+        for job in jobs:
+            if _fail(job, error):
+                self.cancel(job)
 
     def _next(self) -> tuple[Bucket, list[tuple[Job, range]]] | None:
         """The rows of the next batch, job by job; None at the end."""
@@ -169,6 +194,8 @@ class Batcher:
             bucket = min(self._queues, key=lambda named: self._queues[named][0].asked)
             queue, parts = self._queues[bucket], []
             room = queue[0].endpoint.rows
+            if room < 1:
+                raise RuntimeError(f"{bucket[0]} takes {room} rows at once, so it makes nothing")
             while queue and room:
                 job = queue[0]
                 rows = range(job.taken, job.taken + min(room, job.left))
@@ -187,24 +214,30 @@ def _run(parts: Sequence[tuple[Job, range]], now: float) -> list[Job]:
     for job, _ in parts:
         job.begun = job.begun or now
     try:
-        made = parts[0][0].endpoint.generate(
-            [job.seeds[row] for job, rows in parts for row in rows],
-            [job.controls for job, rows in parts for _ in rows],
-            _given(parts),
-        )
+        samples = iter(_made(parts))
     except BaseException as error:  # noqa: BLE001 - it belongs to the callers
         return [job for job, _ in parts if _fail(job, error)]
-    failed, samples = [], iter(made)
+    failed = []
     for job, rows in parts:
-        mine = list(zip(rows, samples, strict=False))
+        mine = [(row, next(samples)) for row in rows]
         try:
             job.samples += [job.finish(row, sample) for row, sample in mine]
-        except Exception as error:  # noqa: BLE001 - it belongs to this caller
+        except BaseException as error:  # noqa: BLE001 - it belongs to this caller
             failed += [job] if _fail(job, error) else []
             continue
         if len(job.samples) == len(job.seeds) and job.done.set_running_or_notify_cancel():
             job.done.set_result(job.samples)
     return failed
+
+
+def _made(parts: Sequence[tuple[Job, range]]) -> list[bytes]:
+    """The samples of all rows, one after another."""
+    seeds = [job.seeds[row] for job, rows in parts for row in rows]
+    controls = [job.controls for job, rows in parts for _ in rows]
+    made = parts[0][0].endpoint.generate(seeds, controls, _given(parts))
+    if len(made) != len(seeds):
+        raise RuntimeError(f"the model made {len(made)} samples of {len(seeds)} seeds")
+    return made
 
 
 def _given(parts: Sequence[tuple[Job, range]]) -> "Batch | None":
@@ -217,7 +250,8 @@ def _given(parts: Sequence[tuple[Job, range]]) -> "Batch | None":
 
 def _fail(job: Job, error: BaseException) -> bool:
     if told := not job.done.done() and job.done.set_running_or_notify_cancel():
-        job.done.set_exception(error)
+        # what would end a thread must not end the event loop, which raises it again
+        job.done.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
     return told
 
 

@@ -129,13 +129,25 @@ class Journal:
             taken += [self._entries.get() for _ in range(self._entries.qsize())]
             ending = None in taken
             entries = [entry for entry in taken if isinstance(entry, Entry)]
-            self._tell(entries)
-            self._keep([entry for entry in entries if entry.samples])
+            self._guarded(self._tell, entries)
+            self._guarded(self._keep, [entry for entry in entries if entry.samples])
             for waiting in taken:
                 if isinstance(waiting, threading.Event):
                     waiting.set()
         if self._base is not None:
             self._base.close()
+
+    def _guarded(self, write: Callable[[Sequence[Entry]], None], entries: Sequence[Entry]) -> None:
+        """Write; a fault of ours costs the request that it is about, and not the others, nor this thread."""
+        try:
+            write(entries)
+        except Exception:
+            if len(entries) > 1:
+                for entry in entries:
+                    self._guarded(write, [entry])
+                return
+            LOG.exception("request %s could not be written down", ", ".join(entry.id for entry in entries))
+            self._failed()
 
     def _tell(self, entries: Sequence[Entry]) -> None:
         try:

@@ -54,7 +54,8 @@ ONCE: dict[str, Any] = {
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "description": "A retry with the same key and body costs nothing and gets the same answer.",
+            "description": "A retry with the same key and body costs nothing and gets the same answer, within 24 hours "
+            "and until the server restarts; while many are kept, the oldest are let go earlier.",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255},
         }
     ]

@@ -1,15 +1,22 @@
-"""Answers kept for retries: a request that comes again under its `Idempotency-Key` costs nothing and says the same."""
+"""Answers kept for retries: a request that comes again under its `Idempotency-Key` costs nothing and says the same.
+
+They are kept in memory, for a day at most, and the oldest make room for others: a key that comes later than that, or
+after a restart, is new.
+"""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.responses import Response
 
 from serving.errors import Refusal
 
 MOST_BYTES = 64 * 2**20
+KEEP_SECONDS = 86400.0
+BESIDE_BYTES = 1024  # of an answer beside its body, headers and key: our own objects, as Python keeps them
 LONGEST_KEY = 255
 
 
@@ -17,15 +24,16 @@ LONGEST_KEY = 255
 class _Kept:
     asked: bytes  # the digest of the request
     answer: "asyncio.Future[Response]"
+    since: float = field(default_factory=time.monotonic)
     size: int = 0
 
 
 class Replies:
-    """Successful answers by team and key, the least lately used of them let go beyond `most` bytes."""
+    """Successful answers by team and key, let go after `seconds`, and the oldest of them beyond `most` bytes."""
 
-    def __init__(self, *, most: int = MOST_BYTES) -> None:
-        self._most, self._size = most, 0
-        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+    def __init__(self, *, most: int = MOST_BYTES, seconds: float = KEEP_SECONDS) -> None:
+        self._most, self._seconds, self._size = most, seconds, 0
+        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()  # the oldest first
 
     async def once(self, team: str, key: str | None, asked: bytes, make: Callable[[], Awaitable[Response]]) -> Response:
         """The answer that `make` gives, made once for a key, though the same request comes twice at once.
@@ -38,6 +46,7 @@ class Replies:
             raise Refusal(
                 f"Idempotency-Key has {len(key)} characters; give 1 to {LONGEST_KEY}", code="invalid_idempotency_key"
             )
+        self._let_go()
         name = (team, key)
         kept = self._kept.get(name)
         if kept is None:
@@ -47,7 +56,6 @@ class Replies:
                 f"the Idempotency-Key {key[:40]!r} was used for another request; give each request a key of its own",
                 status=422, code="idempotency_key_reused",
             )  # fmt: skip
-        self._kept.move_to_end(name)
         before = await asyncio.shield(kept.answer)
         again = Response(before.body, before.status_code)
         again.raw_headers = [*before.raw_headers, (b"idempotent-replayed", b"true")]
@@ -63,11 +71,20 @@ class Replies:
             kept.answer.exception()  # whoever waits hears of it; where nobody does, asyncio need not complain
             raise
         kept.answer.set_result(answer)
-        kept.size = len(answer.body)
+        kept.size = BESIDE_BYTES + len(name[1]) + len(answer.body) + sum(len(n) + len(v) for n, v in answer.raw_headers)
         self._size += kept.size
-        while self._size > self._most:
-            old = next((named for named, entry in self._kept.items() if entry.answer.done()), None)
-            if old is None:
-                break
-            self._size -= self._kept.pop(old).size
+        self._let_go()
         return answer
+
+    def _let_go(self) -> None:
+        """Drop what is too old, and the oldest while all is too large; what is being made stays."""
+        stale = time.monotonic() - self._seconds
+        gone = []
+        for name, entry in self._kept.items():
+            if self._size <= self._most and entry.since > stale:
+                break
+            if entry.answer.done():
+                gone.append(name)
+                self._size -= entry.size
+        for name in gone:
+            del self._kept[name]

@@ -440,6 +440,28 @@ def test_a_ledger_that_is_locked_is_an_error_and_no_refusal(town: Town, monkeypa
     assert town.held["champion"] == town.served == "2"
 
 
+def test_a_ledger_put_back_from_a_backup_is_told_in_the_status_until_it_is_mended(town: Town) -> None:
+    """Meanwhile everything else goes on, and what is served stays."""
+    database = town.place.root / "ledger.db"
+    backup = database.read_bytes()
+    for version in reversed(town.ledger.versions("toy")):
+        town.move("champion", version)
+        town.controller.poll()
+    database.write_bytes(backup)
+    third = town.register()
+    town.client.delete_registered_model_alias("toy", "previous")
+    town.hand("challenger", third.version)
+    for _ in range(2):
+        town.controller.poll()
+    told = json.loads(status_file(town.place).read_bytes())
+    assert list(told["errors"]) == ["release"] and "a newer state of this ledger" in told["errors"]["release"]
+    assert json.loads(town.place.release.read_bytes())["number"] == 4, "what is served stays"
+    assert town.held["challenger"] == third.version, "and a person's wish is granted all the same"
+    town.place.release.unlink()
+    town.controller.poll()
+    assert json.loads(town.place.release.read_bytes())["number"] == 3 and town.controller.status["errors"] == {}
+
+
 def test_the_status_file_tells_what_was_done(town: Town) -> None:
     town.hand("champion", town.stranger())
     town.controller.poll()

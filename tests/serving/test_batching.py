@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import CancelledError
+from dataclasses import replace
 
 import pytest
 import torch
@@ -233,3 +234,53 @@ def test_many_callers_at_once_each_get_their_own(batcher, toy):
     until(lambda: batcher.waiting == 0)
     assert not wrong
     assert all(len(batch) <= 4 and len({steps for _, steps in batch}) == 1 for batch in toy.batches)
+
+
+def test_a_fault_after_a_batch_or_in_choosing_one_ends_no_thread(toy, caplog):
+    told = []
+
+    def observe(name, rows, seconds):
+        told.append(rows)
+        if len(told) == 1:
+            raise KeyError("a metric")
+
+    batcher = Batcher(places=32, observe=observe)
+    good = endpoint(toy)
+    assert batcher.submit(("toy", "1"), good, [1], {"steps": 1}).done.result(10) == [b"1"], "it was made all the same"
+    odd = replace(good, rows=0)
+    lost = batcher.submit(("toy", "2"), odd, [2], {"steps": 1})
+    with pytest.raises(RuntimeError, match="takes 0 rows"):
+        lost.done.result(10)
+    assert batcher.submit(("toy", "1"), good, [3], {"steps": 1}).done.result(10) == [b"3"]
+    assert batcher.waiting == 0 and told == [1, 1]
+    assert [record.exc_info[0] for record in caplog.records] == [KeyError, RuntimeError]
+    batcher.close()
+
+
+def test_a_model_that_makes_too_few_samples_fails_its_callers_and_leaves_none_waiting(batcher, toy, monkeypatch):
+    ask, first = held(batcher, toy)
+    jobs = [ask(1), ask(2, 3)]
+    monkeypatch.setattr(Digits, "encode", staticmethod(lambda seeds, spec: [b"%d" % seed for seed in seeds[:2]]))
+    toy.gate.set()
+    assert first.done.result(10) == [b"0"]
+    for job in jobs:
+        with pytest.raises(RuntimeError, match="2 samples of 3 seeds"):
+            job.done.result(10)
+
+
+@pytest.mark.parametrize("where", ["model", "finish"])
+def test_what_would_end_a_thread_is_an_error_of_its_caller_alone(batcher, toy, monkeypatch, where):
+    def leave(*_, **__):
+        raise SystemExit
+
+    if where == "model":
+        with monkeypatch.context() as patched:
+            patched.setattr(toy, "sample", leave)
+            lost = batcher.submit(("toy", "1"), endpoint(toy), [1], {"steps": 1})
+            with pytest.raises(RuntimeError, match="SystemExit"):
+                lost.done.result(10)
+    else:
+        lost = batcher.submit(("toy", "1"), endpoint(toy), [1], {"steps": 1}, finish=leave)
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            lost.done.result(10)
+    assert batcher.submit(("toy", "1"), endpoint(toy), [2], {"steps": 1}).done.result(10) == [b"2"]

@@ -140,3 +140,40 @@ def test_without_a_file_there_is_a_log_and_no_feedback(log):
         journal.feedback(ENTRY.id, 0, "up", None, team="shop")
     journal.close()
     assert ENTRY.id in log.getvalue()
+
+
+def test_a_request_that_cannot_be_written_down_costs_no_other_and_no_thread(journal, log, failures, caplog):
+    journal.settle()  # so that the three are taken together
+    for number, controls in enumerate([{}, {"odd": object()}, {}]):
+        journal.note(replace(ENTRY, id=f"req-{number:032x}", controls=controls))
+    assert [row["id"][-1] for row in rows(journal)] == ["0", "2"]
+    assert [json.loads(line)["id"][-1] for line in log.getvalue().splitlines()] == ["0", "2"]
+    assert len(failures) == 2 and all(f"req-{1:032x}" in record.getMessage() for record in caplog.records)
+    journal.feedback(f"req-{0:032x}", 0, "up", None, team="shop")
+
+
+class Closing(io.StringIO):
+    """A log after whose next line the journal's database is closed, in the journal's own thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = None
+
+    def write(self, text):
+        if self.base is not None:
+            self.base.close()
+            self.base = None
+        return super().write(text)
+
+
+def test_a_database_that_was_closed_is_opened_again_for_the_next_request(tmp_path, failures, caplog):
+    log = Closing()
+    journal = Journal(tmp_path / "journal.db", log=log, failed=lambda: failures.append(1))
+    journal.note(ENTRY)
+    assert len(rows(journal)) == 1
+    log.base = journal._base
+    journal.note(replace(ENTRY, id="req-" + "1" * 32))
+    assert len(rows(journal)) == 1 and failures and "closed database" in caplog.text
+    journal.note(replace(ENTRY, id="req-" + "2" * 32))
+    assert [row["id"][-1] for row in rows(journal)] == ["0", "2"]
+    journal.close()

@@ -399,3 +399,16 @@ def test_the_playground_lets_nothing_in_from_elsewhere(client):
     page = client.get("/")
     assert page.status_code == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+
+
+def test_a_model_that_breaks_is_a_fault_that_is_told_and_the_next_request_is_answered(parts, loaded, monkeypatch):
+    client = TestClient(application(parts), raise_server_exceptions=False)
+
+    def leave(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(loaded.endpoint), "generate", leave)
+        error = refusal(ask(client, seed=5), 500)
+        assert error["type"] == "server_error" and "its log tells why" in error["message"]
+    assert ask(client, seed=5).status_code == 200
