@@ -17,6 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from components import contract
 from components.contract import Batch, Family, Loss, Phase
+from components.diffaugment import Change, changed
 from components.errors import AtelierError
 from components.layers import average_into, normal_like, seeded_normal
 from components.modalities.image.batch import Images, ImageSpec
@@ -26,6 +27,7 @@ class Config(contract.Config):
     latent_dim: int = Field(100, ge=1)
     width: int = Field(32, ge=1)  # the paper's 128 is for 64 x 64 pictures; a quarter trains in minutes on a CPU
     spectral_norm: bool = False  # arXiv:1802.05957, in place of the discriminator's batch norm
+    diff_augment: tuple[Change, ...] = ()  # of what the discriminator sees, for few training rows (2006.10738)
     average_decay: float = Field(0.995, ge=0, lt=1)  # short runs: the usual 0.999 would still hold the first steps
     lr: float = Field(2e-4, gt=0)
     discriminator_lr: float | None = Field(None, gt=0)  # the generator's unless set (two time scales, 1706.08500)
@@ -62,12 +64,13 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
         return (Phase("discriminator", optimizer="discriminator"), Phase("generator", optimizer="generator"))
 
     def loss(self, phase: str, batch: Images, *, step: int, generator: torch.Generator) -> Loss:
-        real = batch.pixels
+        real, policy = batch.pixels, self.config.diff_augment
         fake = self.generator(normal_like(real, (len(real), self.config.latent_dim), generator))
+        fake = changed(fake, policy, generator)
         if phase == "generator":
             loss = F.softplus(-self.discriminator(fake)).mean()  # -log D(G(z)), the non-saturating form
             return Loss(loss, {"loss": loss})
-        real_B, fake_B = self.discriminator(real), self.discriminator(fake.detach())
+        real_B, fake_B = self.discriminator(changed(real, policy, generator)), self.discriminator(fake.detach())
         loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
         accuracy = ((real_B > 0).float().mean() + (fake_B < 0).float().mean()) / 2
         return Loss(loss, {"loss": loss, "accuracy": accuracy})

@@ -22,6 +22,7 @@ from torch.optim import Adam, Optimizer
 
 from components import contract
 from components.contract import Batch, Family, Loss, Phase
+from components.diffaugment import shifted, square
 from components.errors import AtelierError
 from components.layers import average_into, normal_like, seeded_normal
 from components.modalities.image.batch import Images, ImageSpec
@@ -399,8 +400,8 @@ class Augment(nn.Module):
         pixels = torch.where((due[0] & (chance[3] < 0.5))[:, None, None, None], pixels.flip(3), pixels)
         farthest = side // 8  # the paper's 12.5%
         shift_2B = ((2 * farthest + 1) * chance[4:6]).floor() - farthest
-        pixels = _shifted(pixels, torch.where(due[1], shift_2B, 0).long())
-        return torch.where((due[2][:, None, None] & _square(chance[6:], side))[:, None], 0.0, pixels)
+        pixels = shifted(pixels, torch.where(due[1], shift_2B, 0).long())
+        return torch.where((due[2][:, None, None] & square(chance[6:], side))[:, None], 0.0, pixels)
 
     @torch.no_grad()
     def adapt(self, real_B: Tensor, step: int) -> None:
@@ -410,25 +411,6 @@ class Augment(nn.Module):
             moved = (self.signs - self.target).sign() * (MEASURED_OVER * len(real_B) / self.rows)
             self.probability.add_(moved).clamp_(0, NOT_LEAKING)
             self.signs.zero_()
-
-
-def _shifted(pixels: Tensor, shift_2B: Tensor) -> Tensor:
-    """Each row moved down and to the right by whole pixels, mirrored at its border."""
-    side = pixels.shape[3]
-    for dim, shift_B in zip((2, 3), shift_2B, strict=True):
-        source_BH = (torch.arange(side, device=pixels.device) - shift_B[:, None]).abs()
-        source_BH = torch.where(source_BH >= side, 2 * (side - 1) - source_BH, source_BH)
-        shape = [len(pixels), 1, 1, 1]
-        shape[dim] = side
-        pixels = pixels.gather(dim, source_BH.view(shape).expand_as(pixels))
-    return pixels
-
-
-def _square(centre_2B: Tensor, side: int) -> Tensor:
-    """Which pixels [B, H, H] lie in a square of half the side around a centre given in [0, 1]."""
-    place_H = (torch.arange(side, device=centre_2B.device) + 0.5) / side
-    near_2BH = (place_H - centre_2B[:, :, None]).abs() <= 0.25
-    return near_2BH[0][:, :, None] & near_2BH[1][:, None, :]
 
 
 def _sides(size: int) -> list[int]:

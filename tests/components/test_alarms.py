@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components import alarms, checkpoint, encoders, families, training
+from components import alarms, checkpoint, encoders, families, supervision, training
 from components.errors import AtelierError
 from components.modalities.image.batch import Images, ImageSpec
 from components.recipe import Candidate, Train
@@ -271,3 +271,17 @@ def test_a_run_with_an_encoder_watches_its_samples_and_trains_to_the_same_weight
         for eyes in (encoder, None)
     )  # fmt: skip
     assert one.weights == other.weights and other.warnings == ()
+
+
+@pytest.mark.slow
+def test_a_training_process_watches_too(tmp_path: Path) -> None:
+    """A model that never learns draws one grey picture again and again."""
+    store = Store(tmp_path)
+    shards = prepared(store, train=300, held_out=16)
+    settings = Train(steps=4000, batch_size=8, checkpoint_every=200, alarms={"collapse": "stop"})
+    made = Candidate(family="vae", config={**SMALL["vae"], "lr": 1e-12}, train=settings)
+    with pytest.raises(AtelierError, match=r"candidates.small: samples lost their variety: .* at step \d+ of 4000"):
+        supervision.train(
+            "small", made, shards, job="job", modality="image", store=store, checkpoints=tmp_path / "checkpoints",
+            report=lambda reading: None, encoder=encoders.fit(shards, modality="image", store=store),
+        )  # fmt: skip

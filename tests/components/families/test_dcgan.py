@@ -26,6 +26,19 @@ class TestDcgan(FamilyContract):
         loss = family.loss("discriminator", self.real(8), step=0, generator=generator).total
         assert loss.item() == pytest.approx(2 * math.log(2), rel=1e-6)
 
+    def test_what_the_discriminator_sees_is_augmented_on_request_and_what_is_drawn_is_not(self) -> None:
+        plain = self.build()
+        seen = dcgan.Model(dcgan.Config(**self.config, diff_augment=("translation", "cutout")), self.spec)
+        seen.load_state_dict(plain.state_dict())
+        noise = [torch.Generator().manual_seed(0) for _ in range(2)]
+        losses = [
+            family.train().loss("discriminator", self.real(8), step=0, generator=generator).total
+            for family, generator in zip((plain, seen), noise, strict=True)
+        ]
+        assert losses[0] != losses[1]
+        drawn = [family.eval().draw([1], [dcgan.Controls()], None).pixels for family in (plain, seen)]
+        assert torch.equal(*drawn)
+
     def test_the_served_average_follows_the_generator(self) -> None:
         family = self.build()
         start = family.average[0].weight.clone()
