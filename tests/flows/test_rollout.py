@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from components.provenance import Signer, new_key
 from components.records import Artifact, Scores, Verdict
 from flows import rollout
 from flows.workspace import Workspace
+from serving.batching import Batcher
+from serving.residents import LOOK_SECONDS, Residents
+from tests.serving.live import until
+from tests.serving.shop import Shop
 
 
 @pytest.fixture
@@ -24,10 +29,18 @@ def place(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path, tmp_path / "workspace")
 
 
-def register(place: Workspace, number: str, *, model: str = "toy", stored: bool = True, passed: bool = True) -> Version:
+def register(
+    place: Workspace,
+    number: str,
+    *,
+    model: str = "toy",
+    stored: bool = True,
+    passed: bool = True,
+    digest: str | None = None,
+) -> Version:
     """A version in the ledger, its Bento model in the store unless it is said not to be."""
     ledger = Ledger(place.ledger_url)
-    bundle = Artifact(kind="bundle", digest=f"sha256:{number * 64}")
+    bundle = Artifact(kind="bundle", digest=digest or f"sha256:{number * 64}")
     scores = Scores(
         bundle=bundle, encoder="e", held_out="h", samples=16, seeds=(0, 1), values={"fd": (1.0, 2.0)},
         floor={}, pictures=bundle,
@@ -237,6 +250,33 @@ def test_a_record_of_before_ledgers_had_ids_is_taken_for_its_own(place: Workspac
     place.release.write_text(json.dumps(record | {"number": 9}))
     with pytest.raises(AtelierError, match="release 9"):
         rollout.publish(place)
+
+
+def test_running_endpoints_follow_a_ledger_that_was_put_back_once_the_record_is_moved_away(
+    place: Workspace, tmp_path: Path
+) -> None:
+    shop = Shop(tmp_path / "shop")
+    first, second = (register(place, n, digest=shop.served(model="toy", latent_dim=int(n)).digest) for n in "12")
+    point(place, "champion", first)
+    rollout.publish(place)
+    shutil.copy(place.root / "ledger.db", place.root / "backup.db")
+    point(place, "champion", second)
+    rollout.publish(place)
+    residents = Residents(batcher := Batcher(), shop.place)
+    champion = lambda: residents.view.champions["toy"].version if residents.view.champions else None  # noqa: E731
+    residents.watch(place.release)
+    until(lambda: champion() == "2")
+    put_back(place, "backup.db")
+    with pytest.raises(AtelierError, match="move that file away"):
+        rollout.publish(place)
+    time.sleep(3 * LOOK_SECONDS)
+    assert champion() == "2"
+    place.release.rename(tmp_path / "aside.json")
+    rollout.publish(place)
+    until(lambda: champion() == "1")
+    assert residents.view.release.ledger == json.loads(place.release.read_bytes())["ledger"]
+    residents.close()
+    batcher.close()
 
 
 def put_back(place: Workspace, backup: str) -> None:
