@@ -59,9 +59,10 @@ def package_version(version: Version, place: Workspace) -> Package:
 
 
 def settings(place: Workspace) -> dict[str, str]:
-    """What the service of a Bento is told: the workspace's keys, signature and journal, unless the environment says.
+    """What the endpoints are told: the workspace's keys, signature and journal, unless the environment says.
 
-    Keys and journal are named before there are any: the first key closes the door of a server that runs.
+    So it is for `atelier serve` and for `atelier up`. Keys and journal are named before there are any: the first key
+    closes the door of a server that runs.
     """
     told = {"ATELIER_KEYS": str(place.serving / "keys.json"), "ATELIER_JOURNAL": str(place.serving / "journal.db")}
     if keys.signing_key(place).is_file():

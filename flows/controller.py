@@ -5,7 +5,6 @@ grants it, or the alias is put back and the version's page says why.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import signal
@@ -31,7 +30,6 @@ from flows.workspace import Workspace
 EVERY_SECONDS = 1.0
 WRITE_SECONDS = 5.0  # how old the status file may be while nothing happens
 AGAIN_SECONDS = 30.0  # the release is computed this often even where the ledger stands still
-SUBSCRIBE_SECONDS = 60.0  # how often MLflow is asked whether the webhook is still there
 HANGING_SECONDS = 60.0
 LOOKS = 5  # at a model whose ledger moves while it is looked at
 ACTOR = "mlflow-ui"  # MLflow does not tell who moved an alias
@@ -83,6 +81,12 @@ class Controller:
         elif errors.get(topic) != (words := " ".join(str(error).split())[:1000]):
             errors[topic] = words
             _say(f"{topic}: {words}")
+
+    def subscribed(self, trouble: str | None) -> None:
+        """Put into the status whether MLflow will send its webhooks, and why not; it is polled all the same."""
+        if trouble is not None and self.status["subscribed"] is not False:
+            _say(trouble)
+        self.status["subscribed"] = trouble is None
 
     def _attend(self, model: str, shown: dict[str, str]) -> None:
         """Judge what was moved in MLflow by hand, then have MLflow show what the ledger says."""
@@ -224,37 +228,6 @@ class Controller:
             self._written = content, time.monotonic()
 
 
-class Subscription:
-    """Sees to it that an MLflow server sends its webhooks here, without holding the polling up."""
-
-    def __init__(self, controller: Controller, server: str, port: int, secret: str) -> None:
-        self._controller, self._server, self._secret = controller, server, secret
-        self._url = f"http://127.0.0.1:{port}/"
-        self._name = f"atelier-{_short(controller.place)}"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="subscription", daemon=True)
-        self._failed: str | None = None
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def _keep(self) -> None:
-        while not self._stop.is_set():
-            try:
-                display.subscribe(self._server, name=self._name, url=self._url, secret=self._secret)
-                self._failed, held = None, True
-            except (AtelierError, OSError) as error:
-                held = False
-                if self._failed is None:  # it is polled all the same
-                    _say(f"no webhook of {display.without_password(self._server)} yet: {error}")
-                self._failed = str(error)
-            self._controller.status["subscribed"] = held
-            self._stop.wait(SUBSCRIBE_SECONDS if held else 2.0)
-
-
 def status_file(place: Workspace) -> Path:
     """Where a controller says what it did last."""
     return place.serving / "controller.json"
@@ -275,16 +248,13 @@ def run(place: Workspace, *, every: float, port: int, server: str | None) -> Non
         controller, inbox = Controller(place), Inbox(shared)
         controller.status["webhook"] = inbox.counts
         with Receiver(port, inbox, wake=wake.set, health=controller.health) as receiver:
-            subscription = Subscription(controller, server, receiver.server_port, shared) if server else None
-            if subscription:
-                subscription.start()
+            if server:
+                webhook.subscribe(place, server, receiver.server_port, note=controller.subscribed, stop=stop)
             _say(f"controller of {place.root} on 127.0.0.1:{receiver.server_port}, every {every:g} s")
             while not stop.is_set():
                 wake.clear()
                 controller.poll()
                 wake.wait(every)
-            if subscription:
-                subscription.stop()
 
 
 @contextmanager
@@ -306,10 +276,6 @@ def _alone(place: Workspace) -> Iterator[None]:
 def _ours(shown: dict[str, str]) -> dict[Alias, str]:
     """The aliases that are the ledger's; people may have others in MLflow, for ends of their own."""
     return {alias: shown[alias] for alias in ALIASES if alias in shown}
-
-
-def _short(place: Workspace) -> str:
-    return hashlib.sha256(str(place.root).encode()).hexdigest()[:12]
 
 
 def _now() -> str:

@@ -59,6 +59,11 @@ def found(place: Workspace) -> dict[str, Any]:
     return {"schema": 1, "keys": [_shown(key) for key in _read(_file(place))]}
 
 
+def usable(path: Path) -> bool:
+    """Whether a file of API keys holds one that opens something."""
+    return any(key["revoked"] is None for key in _read(path))
+
+
 def revoke(place: Workspace, named: str) -> dict[str, Any]:
     """Let a key open nothing from now on; one that was revoked stays as it was."""
     with _changing(place) as keys:

@@ -21,7 +21,7 @@ from components.packaging import SERVICE
 from components.process import born, locked
 from components.server import Server
 from components.store import write_atomically
-from flows import keys, leash, rollout, webhook, workspace
+from flows import champions, keys, leash, rollout, webhook, workspace
 from flows.supervisor import GRACE_SECONDS, Part, Supervisor
 from flows.workspace import Workspace
 
@@ -100,17 +100,11 @@ class Platform:
 
     def _endpoints(self) -> Part:
         port, place = self.ports.endpoints, self.place
-        settings = {
-            "ATELIER_RELEASE": place.release,
-            "ATELIER_KEYS": place.serving / "keys.json",
-            "ATELIER_JOURNAL": place.serving / "journal.db",
-        }
-        if keys.signing_key(place).is_file():
-            settings["ATELIER_SIGNING_KEY"] = keys.signing_key(place)
         return self._part(
             "endpoints", "Endpoints", port, "/readyz",
             ["bentoml", "serve", SERVICE, "--host", self.host, "--port", str(port)],
-            {"BENTOML_HOME": str(place.bentos), **{name: str(path) for name, path in settings.items()}},
+            # Whatever the environment says otherwise, promotions are in the workspace's release.
+            {**champions.settings(place), "ATELIER_RELEASE": str(place.release), "BENTOML_HOME": str(place.bentos)},
             host=self.host, watch=lambda process: Server(process).check,
         )  # fmt: skip
 
@@ -236,7 +230,7 @@ def _refuse_open(platform: Platform) -> None:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise AtelierError(f"--host {host!r} is no IP address; give one of this machine, such as 127.0.0.1") from None
-    if not loopback and not any(key["revoked"] is None for key in keys.found(platform.place)["keys"]):
+    if not loopback and not keys.usable(Path(champions.settings(platform.place)["ATELIER_KEYS"])):
         raise AtelierError(
             f"the endpoints would listen on {host}, where others can reach them, and there are no API keys. Make one "
             "with `atelier keys make TEAM`, or leave --host out to stay on this machine."

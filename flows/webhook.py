@@ -1,4 +1,4 @@
-"""The controller's door on loopback: MLflow's webhooks, checked and counted, and `/healthz`.
+"""The controller's door on loopback: MLflow's webhooks, subscribed to, checked and counted, and `/healthz`.
 
 A webhook says only that something may have changed: it carries a signature, and still nothing that it says is used.
 """
@@ -19,6 +19,8 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from components import display
+from components.errors import AtelierError
 from components.store import write_atomically
 from flows.workspace import Workspace
 
@@ -27,6 +29,8 @@ LARGEST = 65_536  # bytes of a body; MLflow's have a few hundred
 REMEMBERED = 4096  # delivery ids
 PATIENCE = 5.0  # seconds for a request to arrive whole
 CALLERS = 32  # at once; MLflow sends with ten threads
+SUBSCRIBE_SECONDS = 60.0  # how often MLflow is asked whether the webhook is still there
+AGAIN_SECONDS = 2.0  # the same where it refused
 
 
 class Refused(Exception):
@@ -92,13 +96,34 @@ def secret(place: Workspace, name: str) -> str:
     if not path.exists():
         # Written whole before it has its name: an empty one would let anyone sign.
         mine = path.with_name(f".{name}.{secrets.token_hex(4)}")
-        write_atomically(
-            mine, base64.urlsafe_b64encode(os.urandom(32)), mode=0o600
-        )  # an empty one would let anyone sign
+        write_atomically(mine, base64.urlsafe_b64encode(os.urandom(32)), mode=0o600)
         with suppress(FileExistsError):  # another process was first
             os.link(mine, path)
         mine.unlink()
     return path.read_text().strip()
+
+
+def subscribe(
+    place: Workspace, server: str, port: int, *, note: Callable[[str | None], None], stop: threading.Event
+) -> None:
+    """See to it, in a thread of its own until `stop`, that an MLflow server sends its webhooks to that port.
+
+    `note` is told each time why it does not, or None.
+    """
+    name = f"atelier-{hashlib.sha256(str(place.root).encode()).hexdigest()[:12]}"
+    url, shared = f"http://127.0.0.1:{port}/", secret(place, "webhook.secret")
+
+    def keep() -> None:
+        while not stop.is_set():
+            trouble = None
+            try:
+                display.subscribe(server, name=name, url=url, secret=shared)
+            except (AtelierError, OSError) as error:
+                trouble = f"no webhook of {display.without_password(server)} yet: {error}"
+            note(trouble)
+            stop.wait(SUBSCRIBE_SECONDS if trouble is None else AGAIN_SECONDS)
+
+    threading.Thread(target=keep, name="subscription", daemon=True).start()
 
 
 class Receiver(ThreadingHTTPServer):

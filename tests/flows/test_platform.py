@@ -91,7 +91,7 @@ def test_one_port_for_two_parts_is_refused(place: Workspace) -> None:
         platform.refuse_taken(Platform(place, ports_of([port, port, *free_ports(2)])))
 
 
-def test_other_machines_need_keys_that_are_not_revoked(place: Workspace) -> None:
+def test_other_machines_need_keys_that_are_not_revoked(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Platform(place, ports_of(free_ports(4)), host="0.0.0.0")
     with pytest.raises(AtelierError, match="there are no API keys"):
         platform.up(wanted, say=nobody, ready=nobody)
@@ -99,6 +99,14 @@ def test_other_machines_need_keys_that_are_not_revoked(place: Workspace) -> None
     with pytest.raises(AtelierError, match="there are no API keys"):
         platform.up(wanted, say=nobody, ready=nobody)
     keys.make(place, "web")
+    platform._refuse_open(wanted)
+    empty = place.project / "keys.json"
+    monkeypatch.setenv("ATELIER_KEYS", str(empty))  # which is what the endpoints would ask
+    with pytest.raises(AtelierError, match="there are no API keys"):
+        platform._refuse_open(wanted)
+    elsewhere = Workspace(place.project, place.project / "elsewhere")
+    keys.make(elsewhere, "web")
+    monkeypatch.setenv("ATELIER_KEYS", str(elsewhere.serving / "keys.json"))
     platform._refuse_open(wanted)
 
 
@@ -137,6 +145,9 @@ def test_a_bento_served_from_a_workspace_is_told_where_keys_and_journal_will_be(
     monkeypatch.setenv("ATELIER_JOURNAL", "/elsewhere/journal.db")
     told |= {"ATELIER_JOURNAL": "/elsewhere/journal.db", "ATELIER_SIGNING_KEY": str(keys.signing_key(place))}
     assert champions.settings(place) == told
+    *_, endpoints = Platform(place, Ports()).parts()
+    shown = {name: value for name, value in endpoints.environment.items() if name in model_card.SETTINGS}
+    assert shown == told | {"ATELIER_RELEASE": str(place.release)}, "`up` and `serve` tell the same"
 
 
 def test_what_is_written_of_servers_counts_while_their_supervisor_lives(place: Workspace) -> None:
