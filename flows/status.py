@@ -20,7 +20,7 @@ from flows.supervisor import answers
 from flows.workspace import Workspace
 
 STALE_SECONDS = 30.0  # without a poll, and the controller hangs
-HIDDEN = "needs a key"  # the endpoints tell what they serve to whoever may call them
+HIDDEN = "needs a key"  # the endpoints tell of a model to whoever may call it
 
 
 def examine(place: Workspace) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _models(place: Workspace, endpoints: dict[str, Any] | None) -> list[dict[str
     if not names:
         return []
     mlflow, trouble = _in_mlflow(place)
-    served, troubles, silent = _served(endpoints)
+    served, troubles, silent = _served(endpoints, names)
     rows = []
     for name in names:
         champion = ledger.current(name).get("champion")
@@ -89,7 +89,7 @@ def _models(place: Workspace, endpoints: dict[str, Any] | None) -> list[dict[str
             "model": name,
             "ledger": champion.version if champion else None,
             "mlflow": mlflow.get(name, {}).get("champion"),
-            "served": HIDDEN if served is None else served.get(name),
+            "served": served.get(name),
         }
         disagree = [
             f"{side}: {why or row[side] or 'none'}"
@@ -109,26 +109,42 @@ def _in_mlflow(place: Workspace) -> tuple[dict[str, dict[str, str]], str | None]
         return {}, str(error)
 
 
-def _served(endpoints: dict[str, Any] | None) -> tuple[dict[str, str] | None, dict[str, str], str | None]:
+def _served(endpoints: dict[str, Any] | None, names: list[str]) -> tuple[dict[str, str], dict[str, str], str | None]:
     """The champions that the endpoints answer with, why one is not the newest, and why none is told.
 
-    None instead of champions where the endpoints want a key to tell. ATELIER_API_KEY, if it is set, is sent.
+    `HIDDEN` where they want a key to tell, or another one: ATELIER_API_KEY, if it is set, is sent, and it may be for
+    some models only.
     """
     if endpoints is None:
         return {}, {}, "the endpoints are not up"
-    key = os.environ.get("ATELIER_API_KEY")
-    request = urllib.request.Request(
-        f"{endpoints['url']}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {}
-    )
+    url = f"{endpoints['url']}/v1/models"
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
-            cards = json.load(answer)["data"]
+        cards = _asked(url)["data"]
+        told = {card["id"]: card["version"] for card in cards}
+        hidden = [name for name in names if name not in told and _is_forbidden(f"{url}/{name}")]
     except urllib.error.HTTPError as error:
-        return (None, {}, None) if error.code == 401 else ({}, {}, f"the endpoints answer {error.code}")
+        if error.code == 401:
+            return dict.fromkeys(names, HIDDEN), {}, None
+        return {}, {}, f"the endpoints answer {error.code}"
     except (OSError, ValueError, HTTPException) as error:
         return {}, {}, f"the endpoints do not answer ({error})"
     troubles = {card["id"]: f"{card['version']}, for {card['trouble']}" for card in cards if card["trouble"]}
-    return {card["id"]: card["version"] for card in cards}, troubles, None
+    return {**told, **dict.fromkeys(hidden, HIDDEN)}, troubles, None
+
+
+def _is_forbidden(url: str) -> bool:
+    try:
+        _asked(url)
+    except urllib.error.HTTPError as error:
+        return error.code == 403
+    return False
+
+
+def _asked(url: str) -> Any:
+    key = os.environ.get("ATELIER_API_KEY")
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
+        return json.load(answer)
 
 
 def _controller_lines(told: dict[str, Any]) -> list[RenderableType]:

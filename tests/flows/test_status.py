@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from components import display
+from components.ledger import Ledger
 from components.process import born
-from flows import status
+from flows import keys, status
 from flows.workspace import Workspace
 from tests.flows.test_promotion import place_with
+from tests.serving.live import running
+from tests.serving.shop import Shop, application, close
 
 
 class Endpoints(ThreadingHTTPServer):
@@ -100,6 +103,38 @@ def test_endpoints_that_fail_are_told_and_those_that_want_a_key_are_well(
     endpoints.code = 401
     found = status.examine(place)
     assert found["well"] and found["models"][0]["served"] == status.HIDDEN
+
+
+def test_a_key_for_some_models_shows_those_and_hides_the_others(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(place.ledger_url)
+    toy = ledger.versions("toy")[0]
+    verdict = ledger.verdict(toy.verdict)
+    assert verdict is not None
+    digest = ledger.record(verdict.model_copy(update={"model": "another"}), run="r")
+    ledger.enter(toy.model_copy(update={"model": "another", "verdict": digest}))
+    ledger.move("another", "champion", "1", verdict=digest, expected_generation=0, actor="test", reason="first")
+    champions = {name: {"champion": "1"} for name in ("another", "toy")}
+    monkeypatch.setattr(display, "all_aliases", lambda uri: champions)
+    shop = Shop(place.project / "shop")
+    served = {name: {"champion": "1", "versions": {"1": shop.served(model=name)}} for name in champions}
+    parts = shop.parts(shop.release(**served), keys=place.serving / "keys.json")
+    key = keys.make(place, "web", models=["toy"])["key"]
+    try:
+        with running(application(parts)) as url:
+            up = json.loads(place.up.read_text())
+            up["parts"]["endpoints"]["url"] = url
+            place.up.write_text(json.dumps(up))
+            for sent, expected in {key: [status.HIDDEN, "1"], "": [status.HIDDEN] * 2}.items():
+                monkeypatch.setenv("ATELIER_API_KEY", sent)
+                models = status.examine(place)["models"]
+                assert [model["served"] for model in models] == expected and all(model["agree"] for model in models)
+            monkeypatch.setenv("ATELIER_API_KEY", key)
+            parts.residents.install(shop.release(another=served["another"]))
+            assert [model["mismatch"] for model in status.examine(place)["models"]] == [[], ["served: none"]]
+    finally:
+        close(parts)
 
 
 @pytest.mark.parametrize("told", [{"polled": "2026-01-01T00:00:00Z"}, {"polled": None}, {"errors": {"mlflow": "no"}}])
