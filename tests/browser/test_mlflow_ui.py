@@ -153,7 +153,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))
         }
-        environment |= {"ATELIER_WORKSPACE": str(place.root), "OMP_NUM_THREADS": "1"}
+        environment |= {"ATELIER_WORKSPACE": str(place.root)}
         environment["PREFECT_API_URL"] = f"http://127.0.0.1:{nobody}/api"  # nothing here runs a flow: start none
         ports = {"--mlflow-port": mlflow, "--controller-port": controller, "--port": endpoints}
         command = [str(Path(sys.executable).with_name("atelier")), "up"]

@@ -274,9 +274,8 @@ def test_a_run_with_an_encoder_watches_its_samples_and_trains_to_the_same_weight
 
 
 @pytest.mark.slow
-def test_a_training_process_watches_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_process_watches_too(tmp_path: Path) -> None:
     """A model that never learns draws one grey picture again and again."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the process: two get in each other's way on a busy machine
     store = Store(tmp_path)
     shards = prepared(store, train=300, held_out=16)
     settings = Train(steps=1500, batch_size=8, checkpoint_every=100, alarms={"collapse": "stop"})

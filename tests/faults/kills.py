@@ -156,7 +156,7 @@ class Line:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-        return {**kept, "ATELIER_WORKSPACE": str(self.workspace), "OMP_NUM_THREADS": "1"}
+        return {**kept, "ATELIER_WORKSPACE": str(self.workspace)}
 
 
 def _whole(store: Store, folder: Path) -> bool:

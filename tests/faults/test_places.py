@@ -24,7 +24,7 @@ def atelier(workspace: Path, *arguments: str, cwd: Path = ROOT, **environment: s
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     return subprocess.Popen(
         [str(ATELIER), *arguments, "--json"],
-        cwd=cwd, env={**kept, "ATELIER_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1", **environment},
+        cwd=cwd, env={**kept, "ATELIER_WORKSPACE": str(workspace), **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ HEAVY = ("torch", "prefect", "mlflow", "great_expectations", "dvc", "bentoml", "
 
 
 def atelier(*arguments: str, at: Path = ROOT, root: Path | str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ATELIER_WORKSPACE": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "ATELIER_WORKSPACE": str(root), "COLUMNS": "200"}
     return subprocess.run(
         [str(ATELIER), *arguments], cwd=at, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
@@ -172,7 +172,7 @@ def test_a_stage_that_fails_is_shown_as_failed(tmp_path: Path) -> None:
 def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
     running = subprocess.Popen(
         [str(ATELIER), "run", "fashion-tiny", "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "ATELIER_WORKSPACE": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        text=True, env={**os.environ, "ATELIER_WORKSPACE": str(tmp_path)},
         start_new_session=True,
     )  # fmt: skip
     assert running.stderr is not None

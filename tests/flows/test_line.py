@@ -57,7 +57,7 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-        return {**kept, "ATELIER_WORKSPACE": str(self.root), "OMP_NUM_THREADS": "1"}
+        return {**kept, "ATELIER_WORKSPACE": str(self.root)}
 
     def atelier(self, *arguments: str) -> Answer:
         done = subprocess.run(
