@@ -37,7 +37,7 @@ check: .venv/ready ## ruff, mypy, import contracts and the quick tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest tests -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/pytest tests -m "not slow and not soak" -n 2 --dist loadfile
 
 soak: .venv/ready ## the long forms of the tests: kills, races, floods; an hour or so
 	@$(BIN)/pytest tests -m soak -s
