@@ -5,6 +5,7 @@ name at run time, such as families, are no imports: who asks names them among th
 """
 
 import ast
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from components.store import file_sha256
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("components", "flows", "serving")
 DATA = (".json", ".yaml")  # what a module may read from its own folder
+PARSING = threading.Lock()  # Python 3.11 counts how deep it is in a tree for all threads together, and gives up
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def closure(roots: Iterable[str]) -> Closure:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    with PARSING:
+        tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

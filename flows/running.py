@@ -109,11 +109,14 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
         winner = next(v.candidate for v in outcome.verdicts if v.bundle == outcome.registered.bundle)
         page = summary.publish(outcome.verdicts, place, winner=winner, package=outcome.package)
     except GateFailed as error:
-        page = summary.publish(error.verdicts, place, winner=None, package=None)
         board.console.print(summary.candidates(error.verdicts, winner=None))
-        board.console.print(f"the candidates side by side: {page}", highlight=False, soft_wrap=True)
+        with suppress(OSError):  # the verdicts count, and are told
+            page = summary.publish(error.verdicts, place, winner=None, package=None)
+            board.console.print(f"the candidates side by side: {page}", highlight=False, soft_wrap=True)
         raise
-    except AtelierError:
+    except AtelierError as error:
+        if error.__cause__ is not None:  # of a vendor's, such as a database that cannot be written
+            workspace.refuse_full(place, because=error)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in workspace.REFUSALS:

@@ -38,19 +38,23 @@ def close(locks: Path, model: str) -> list[str]:
     if not notes.is_file():
         return closed
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+    from prefect.client.schemas.sorting import FlowRunSort
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
     with get_client(sync_client=True) as client:
         for line in notes.read_text(errors="replace").split():
             try:
-                run = UUID(line)
-                state = client.read_flow_run(run).state
+                noted = client.read_flow_run(UUID(line))
             except (ValueError, ObjectNotFound):  # a line cut off, or another API than the one that it ran under
                 continue
-            if state is not None and not state.is_final():
-                client.set_flow_run_state(run, Crashed(message="its process was killed"), force=True)
-                closed.append(line)
+            within = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[noted.id]))
+            inner = client.read_flow_runs(flow_run_filter=within, sort=FlowRunSort.ID_DESC, limit=200)  # it needs both
+            for run in [*inner, noted]:  # one that was killed as it began is not noted itself
+                if run.state is not None and not run.state.is_final():
+                    client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+                    closed.append(str(run.id))
     notes.unlink()
     return closed
 

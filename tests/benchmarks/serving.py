@@ -361,7 +361,7 @@ def _ceiling(shop: Shop, title: str, contenders: Sequence[Arm], *, base: str, co
 
 
 def _batching(shop: Shop) -> None:
-    for family in ("vae", "dcgan"):
+    for family in ("vae", "dcgan", "flow_matching"):
         (version,) = shop.versions(family, family)
         contenders = [
             _product(shop, "shared", version),

@@ -56,6 +56,25 @@ def test_stopped_runs_end_as_an_undisturbed_one(
     assert len(survived.injected) >= count // 2
 
 
+def test_a_flow_within_that_was_killed_before_it_was_noted_is_closed_with_its_run(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    line = Line(tmp_path / "workspace")
+    shutil.copytree(undisturbed.line.workspace, line.workspace, symlinks=True)
+    with sqlite3.connect(line.workspace / "prefect" / "prefect.db") as database:
+        inner = database.execute("update flow_run set state_type = 'RUNNING' where name = 'fashion-tiny'").rowcount
+        database.execute(
+            "update flow_run_state set type = 'RUNNING', name = 'Running' where id in "
+            "(select state_id from flow_run where name = 'fashion-tiny')"
+        )
+        outer = database.execute("select id from flow_run where name != 'fashion-tiny'").fetchall()
+    database.close()
+    assert inner == 1 and line.left_behind()
+    (line.workspace / "locks" / "fashion-tiny.flows").write_text("".join(f"{run}\n" for (run,) in outer))
+    line.run()
+    assert not line.left_behind()
+
+
 def test_what_differs_or_is_left_behind_would_be_told(undisturbed: Undisturbed, tmp_path: Path) -> None:
     line = Line(tmp_path / "workspace")
     shutil.copytree(undisturbed.line.workspace, line.workspace, symlinks=True)
