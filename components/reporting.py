@@ -17,14 +17,14 @@ STYLE = """
   --good: light-dark(#12692b, #6fd08c); --bad: light-dark(#a4161a, #ff8d87); }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 1500px; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0 0 .5rem; } p { color: var(--dim); }
-.sheets { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(290px, 100%), 1fr)); gap: 1.25rem; }
+.sheets { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(290px, 100%), 1fr)); gap: 1.25rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; }
 img { width: 100%; image-rendering: pixelated; display: block; border-radius: 4px; }
 figcaption { margin-top: .5rem; font-size: .9rem; } .passed { color: var(--good); } .failed { color: var(--bad); }
 .table { overflow-x: auto; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } td small { color: var(--dim); }
+th:first-child, td:first-child { text-align: left; white-space: normal; } th { font-weight: 600; } td small { color: var(--dim); }
 """
 
 
@@ -70,7 +70,7 @@ def _gates(verdicts: Sequence[Verdict]) -> str:
 
 def _answer(check: Check) -> str:
     word = "passed" if check.passed else "failed"
-    reason = f" {escape(check.reason)}" if check.reason else ""
+    reason = f", {escape(check.reason)}" if check.reason else ""
     return f'<span class="{word}">{check.value:.4g}</span> <small>{check.low:.4g} to {check.high:.4g}{reason}</small>'
 
 
