@@ -24,7 +24,8 @@ figcaption { margin-top: .5rem; font-size: .9rem; } .passed { color: var(--good)
 .table { overflow-x: auto; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; } th { font-weight: 600; } td small { color: var(--dim); }
+th:first-child, td:first-child { text-align: left; white-space: normal; }
+th { font-weight: 600; } td small { color: var(--dim); }
 """
 
 
