@@ -24,9 +24,7 @@ from components.contract import Batch, Family, Loss, Phase
 from components.diffaugment import Change, changed
 from components.errors import AtelierError
 from components.layers import average_into, normal_like, seeded_normal
-from components.modalities.image.batch import ANY, Images, ImageSpec, labels, refuse_label
-
-LABELS_CHECKED_EVERY = 100  # steps on an accelerator: each look waits for it
+from components.modalities.image.batch import ANY, Images, ImageSpec, given_labels, labels, refuse_label
 
 
 class Config(contract.Config):
@@ -86,7 +84,7 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
 
     def loss(self, phase: str, batch: Images, *, step: int, generator: torch.Generator) -> Loss:
         """Generated rows get the labels of the real ones, so that no class is commoner on either side."""
-        real, labels_B = batch.pixels, _given_labels(batch, step)
+        real, labels_B = batch.pixels, given_labels(batch, step)
         latent_BZ = normal_like(real, (len(real), self.config.latent_dim), generator)
         if phase == "generator":
             fake = changed(self.generator(latent_BZ, labels_B), self.config.diff_augment, generator)
@@ -111,17 +109,6 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
         latent_BZ = scale_B1 * seeded_normal(seeds, self.config.latent_dim)
         labels_B = labels([control.label for control in controls], seeds, self.spec.classes).to(device)
         return Images(self.average(latent_BZ.to(device), labels_B), labels_B)
-
-
-def _given_labels(batch: Images, step: int) -> Tensor:
-    labels_B = batch.labels
-    looking = labels_B is not None and (labels_B.device.type == "cpu" or step % LABELS_CHECKED_EVERY == 0)
-    if labels_B is None or looking and bool((labels_B < 0).any()):
-        raise AtelierError(
-            "cgan is conditional on the label, but a row has none. Give each row its label, or choose a family that "
-            "needs none, such as dcgan."
-        )
-    return labels_B
 
 
 class Generator(nn.Module):

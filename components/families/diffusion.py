@@ -22,7 +22,7 @@ from components import contract
 from components.contract import Batch, Family, Loss, Phase
 from components.errors import AtelierError
 from components.layers import average_into, normal_like, seeded_normal
-from components.modalities.image.batch import ANY, Images, ImageSpec, labels, refuse_label
+from components.modalities.image.batch import ANY, Images, ImageSpec, given_labels, labels, refuse_label
 from components.unet import Mixing, UNet, drop_labels, guided
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # of the steps of sampling, arXiv:2206.00364, table 1
@@ -96,7 +96,7 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
 
     def loss(self, phase: str, batch: Images, *, step: int, generator: torch.Generator) -> Loss:
         """The squared error of what the network says: of the denoiser, weighted by 1 / out^2, eq. 8."""
-        data_BCHW, labels_B = batch.pixels, self._labels(batch, generator)
+        data_BCHW, labels_B = batch.pixels, self._labels(batch, step, generator)
         sigma_B111 = self._levels(len(data_BCHW), generator).to(data_BCHW.device)[:, None, None, None]
         noisy_BCHW = data_BCHW + sigma_B111 * normal_like(data_BCHW, data_BCHW.shape, generator)
         scales = self._scales(sigma_B111)
@@ -152,16 +152,12 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
         normal = torch.randn(count, generator=generator, device=generator.device)
         return (self.config.noise_mean + self.config.noise_deviation * normal).exp()
 
-    def _labels(self, batch: Images, generator: torch.Generator) -> Tensor | None:
+    def _labels(self, batch: Images, step: int, generator: torch.Generator) -> Tensor | None:
         """The labels to train on, some of them replaced by the null class."""
         if not self.config.conditional:
             return None
-        if batch.labels is None or bool((batch.labels < 0).any()):
-            raise AtelierError(
-                "diffusion is asked for `conditional: true`, but a row has no label. Set `conditional: false`, or give "
-                "each row its label."
-            )
-        return drop_labels(batch.labels, self.config.label_dropout, null=self.network.null, generator=generator)
+        labels_B = given_labels(batch, step)
+        return drop_labels(labels_B, self.config.label_dropout, null=self.network.null, generator=generator)
 
 
 class Scales(NamedTuple):

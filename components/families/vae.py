@@ -21,10 +21,9 @@ from components.contract import Batch, Family, Loss
 from components.errors import AtelierError
 from components.fidelity import psnr, ssim
 from components.layers import normal_like, seeded_normal
-from components.modalities.image.batch import ANY, Images, ImageSpec, labels, refuse_label
+from components.modalities.image.batch import ANY, Images, ImageSpec, given_labels, labels, refuse_label
 
 CONVOLUTIONS = 5  # modules of the encoder before its first linear layer, which is where labels come in
-LABELS_CHECKED_EVERY = 100  # steps on an accelerator: each look waits for it
 
 
 class Config(contract.Config):
@@ -91,7 +90,8 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
             refuse_label(controls.label, self.spec.classes)
 
     def loss(self, phase: str, batch: Images, *, step: int, generator: torch.Generator) -> Loss:
-        self._refuse_unlabelled(batch, step)
+        if self.config.conditional:
+            given_labels(batch, step)
         mean_BZ, log_variance_BZ = self._posterior(batch)
         noise_BZ = normal_like(mean_BZ, mean_BZ.shape, generator)
         latent_BZ = mean_BZ + (0.5 * log_variance_BZ).exp() * noise_BZ
@@ -170,17 +170,6 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
         if labels_B is None:
             raise AtelierError("conditional is true, but a batch has no labels. Label its rows, or set it to false.")
         return (labels_B[:, None] == torch.arange(len(self.spec.classes), device=labels_B.device)).float()
-
-    def _refuse_unlabelled(self, batch: Images, step: int) -> None:
-        """Raise an `AtelierError` where a conditional model is given rows whose label is -1, for none."""
-        labels_B = batch.labels
-        if not self.config.conditional or labels_B is None:
-            return
-        looked = labels_B.device.type == "cpu" or step % LABELS_CHECKED_EVERY == 0
-        if looked and bool((labels_B < 0).any()):
-            raise AtelierError(
-                "conditional is true, but some rows of the dataset have no label. Label them all, or set it to false."
-            )
 
     def _readings(self, batch: Images, generator: torch.Generator) -> dict[str, Tensor]:
         tight_B = self.bound(batch, self.config.importance_samples, generator)

@@ -82,6 +82,7 @@ def _blurred(pixels_BCHW: Tensor, *, deviation: float) -> Tensor:
 
 
 ANY = "any"  # as the name of a class: whichever a row's seed draws
+LABELS_LOOKED_AT_EVERY = 100  # steps on an accelerator: each look waits for it
 
 
 def labels(names: Sequence[str], seeds: Sequence[int], classes: Sequence[str]) -> Tensor:
@@ -94,6 +95,18 @@ def refuse_label(name: str, classes: Sequence[str]) -> None:
     """Raise an `AtelierError` where that is no class of the data."""
     if name != ANY and name not in classes:
         raise AtelierError(unknown("label", name, [ANY, *classes]))
+
+
+def given_labels(rows: Images, step: int) -> Tensor:
+    """The labels [B] that a conditional network trains on at a step; an `AtelierError` where a row has none."""
+    labels_B = rows.labels
+    looking = labels_B is not None and (labels_B.device.type == "cpu" or step % LABELS_LOOKED_AT_EVERY == 0)
+    if labels_B is None or looking and bool((labels_B < 0).any()):
+        raise AtelierError(
+            "a candidate is conditional on the label, but a row has no label. Give each row its label, or choose a "
+            "config or a family that needs none."
+        )
+    return labels_B
 
 
 SPEC = ImageSpec

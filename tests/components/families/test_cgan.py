@@ -133,7 +133,7 @@ def test_data_without_labels_are_refused() -> None:
         cgan.Model(cgan.Config(), ImageSpec(channels=1, size=8))
     for labels in (None, torch.tensor([0, 1, 0, 1, -1, 0])):
         for phase in ("discriminator", "generator"):
-            with pytest.raises(AtelierError, match="a row has none"):
+            with pytest.raises(AtelierError, match="a row has no label"):
                 model().loss(phase, Images(PIXELS, labels), step=0, generator=torch.Generator().manual_seed(0))
 
 

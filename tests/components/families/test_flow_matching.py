@@ -6,7 +6,7 @@ import torch
 
 from components.errors import AtelierError
 from components.families import flow_matching
-from components.families.flow_matching import nearest, solve
+from components.families.flow_matching import assigned, drawn, paired, plan, solve
 from components.modalities.image.batch import Images, ImageSpec
 from tests.components.families.family_contract import FamilyContract
 from tests.components.families.image_rows import blobs
@@ -91,7 +91,7 @@ def test_the_loss_at_a_point_is_the_squared_distance_to_data_less_noise() -> Non
 
 def test_noise_is_paired_as_cheaply_as_any_permutation_can() -> None:
     noise, data = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(18.0).reshape(6, 3) / 9
-    chosen = nearest(noise, data, None)
+    chosen = paired(noise, data, None, torch.Generator())
     assert sorted(chosen.tolist()) == list(range(6))
     costs = [(noise[list(order)] - data).square().sum() for order in permutations(range(6))]
     torch.testing.assert_close((noise[chosen] - data).square().sum(), min(costs))
@@ -99,9 +99,36 @@ def test_noise_is_paired_as_cheaply_as_any_permutation_can() -> None:
 
 def test_on_a_line_pairing_keeps_the_order_and_labels_keep_to_their_own() -> None:
     noise, data = torch.tensor([[3.0], [1.0], [2.0], [0.0]]), torch.tensor([[10.0], [11.0], [12.0], [13.0]])
-    assert noise[nearest(noise, data, None)].flatten().tolist() == [0, 1, 2, 3]
+    assert noise[paired(noise, data, None, torch.Generator())].flatten().tolist() == [0, 1, 2, 3]
     labels = torch.tensor([0, 0, 1, 1])
-    assert noise[nearest(noise, data, labels)].flatten().tolist() == [1, 3, 0, 2]
+    assert noise[paired(noise, data, labels, torch.Generator())].flatten().tolist() == [1, 3, 0, 2]
+
+
+def test_a_plan_of_transport_is_even_and_saves_nearly_what_the_exact_pairs_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise, data = (torch.randn(64, 8, generator=generator) for _ in range(2))
+    cost, shares = torch.cdist(data, noise).square(), plan(torch.cdist(data, noise).square()).exp()
+    for dim in (0, 1):
+        torch.testing.assert_close(shares.sum(dim=dim), torch.ones(64), atol=0.05, rtol=0)
+    independent, exact = cost.mean(), cost[torch.arange(64), assigned(cost)].mean()
+    saved = (independent - (shares * cost).sum() / 64) / (independent - exact)
+    assert 0.9 < saved.item() < 1.01
+
+
+def test_a_plan_keeps_within_the_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(32) % 3
+    same = labels[:, None] == labels[None, :]
+    cost = torch.where(same, torch.rand(32, 32, generator=generator), math.inf)
+    shares = plan(cost)
+    assert (shares.exp()[~same] == 0).all()
+    assert (labels[drawn(shares, generator)] == labels).all()
+
+
+def test_columns_are_drawn_by_their_shares() -> None:
+    shares = torch.tensor([0.1, 0.6, 0.3, 0.0])
+    chosen = drawn(shares.log().expand(20_000, 4), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(chosen.bincount(minlength=4) / 20_000, shares, atol=0.01, rtol=0)
 
 
 def test_optimal_pairing_shortens_the_way_and_keeps_the_loss_s_draws() -> None:
