@@ -90,7 +90,7 @@ def test_the_loss_is_the_denoiser_s_error_times_edm_s_weight() -> None:
     """lambda = (sigma^2 + data^2) / (sigma data)^2, arXiv:2206.00364, table 1, with the denoiser of Gaussian data."""
     batch, generator = blobs(4), torch.Generator().manual_seed(5)
     loss = model().loss("main", batch, step=0, generator=torch.Generator().manual_seed(5)).total
-    sigmas = (1.2 * torch.randn(4, generator=generator) - 1.2).exp()
+    sigmas = (1.2 * torch.randn(4, generator=generator) - 0.4).exp()
     noise, expected = torch.randn(batch.pixels.shape, generator=generator), []
     for data, one, sigma in zip(batch.pixels, noise, sigmas.tolist(), strict=True):
         error = gaussian(0, 0.7)(data + sigma * one, sigma) - data
