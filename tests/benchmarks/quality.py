@@ -3,7 +3,8 @@
 A cell is a contender at a budget: trained on the pictures of `data/fashion` by the loop of the product, scored through
 the door of serving, in a process of its own. Cells are kept in `quality.json` beside this file and not measured again;
 name some to measure them anew (`python -m tests.benchmarks.quality vae flow_matching`). The number of steps follows
-from a short run before, so that a schedule knows its end; that run is not counted.
+from a short run before, so that a schedule knows its end; that run is not counted. Public implementations compete
+with the same pictures, budgets and scores (`public.py`). `ATELIER_BENCH_KEPT` names another file to keep cells in.
 """
 
 import json
@@ -18,8 +19,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from tests.benchmarks import public
+
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = Path(__file__).with_suffix(".json")
+KEPT = Path(os.environ.get("ATELIER_BENCH_KEPT") or Path(__file__).with_suffix(".json"))
 STORE = ROOT / ".atelier" / "quality"
 SAMPLES, SEEDS = 2048, (0, 1, 2)
 PACE_SECONDS = 5.0
@@ -55,7 +58,7 @@ class Contender:
 
 LABEL = {"label": {"default": "any"}}
 COSINE = {"schedule": "cosine"}
-CONTENDERS = {
+CONTENDERS: dict[str, Contender | public.Arm] = {
     "vae": Contender("vae", 64),
     "dcgan": Contender("dcgan", 32, {"width": 16, "lr": 0.001}),
     "wgan_gp": Contender("wgan_gp", 16),
@@ -67,6 +70,7 @@ CONTENDERS = {
     "flow_matching": Contender("flow_matching", 32, train=COSINE),
     "diffusion by label": Contender("diffusion", 32, {"conditional": True}, COSINE, controls=LABEL),
     "flow_matching by label": Contender("flow_matching", 32, {"conditional": True}, COSINE, controls=LABEL),
+    **public.CONTENDERS,
 }
 
 
@@ -147,7 +151,9 @@ def _measure(title: str, key: str) -> dict[str, Any]:
 
     contender, budget, store = CONTENDERS[title], BUDGETS[key], Store(STORE)
     torch.set_num_threads(budget.threads)
-    shards = _shards(contender, store)
+    if isinstance(contender, public.Arm):
+        return _measure_public(title, contender, key, store)
+    shards = _shards(contender.prepare, store)
     encoder = encoders.fit(shards, modality="image", store=store)
     settings = {"batch_size": contender.batch_size, **contender.train}
     candidate = Candidate(family=contender.family, config=dict(contender.config), train=Train(**settings))
@@ -185,7 +191,22 @@ def _measure(title: str, key: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shards(contender: Contender, store: Any) -> Any:
+def _measure_public(title: str, arm: public.Arm, key: str, store: Any) -> dict[str, Any]:
+    budget, shards = BUDGETS[key], _shards({}, store)
+    told = public.measure(
+        arm, shards, seconds=budget.seconds, threads=budget.threads, samples=SAMPLES, seeds=SEEDS, store=store,
+        workspace=STORE / "public", sheets=STORE / "sheets" / f"{title}, {key}",
+    )  # fmt: skip
+    values = {name: [round(value, 4) for value in values] for name, values in told["values"].items()}
+    return {
+        **told, "contender": title, "budget": key, "values": values,
+        "floor": {name: round(value, 4) for name, value in told["floor"].items()},
+        "rows": shards.validated.accepted, "day": time.strftime("%Y-%m-%d"),
+        "config": dict(arm.settings), "train": {"batch_size": arm.batch_size},
+    }  # fmt: skip
+
+
+def _shards(options: Mapping[str, Any], store: Any) -> Any:
     """The starter pictures, ingested, validated and prepared as any recipe's."""
     from components import ingestion, preprocessing, validation
     from components.recipe import Data, HeldOut, Validate
@@ -194,7 +215,7 @@ def _shards(contender: Contender, store: Any) -> Any:
     source = ingestion.bring(data, project=ROOT, store=store)
     dataset = ingestion.ingest(data, modality="image", project=ROOT, store=store, source=source)
     validated = validation.validate(dataset, Validate(), modality="image", reject_at_most=0.01, store=store)
-    prepare = {"size": 28, "channels": 1, **contender.prepare}
+    prepare = {"size": 28, "channels": 1, **options}
     return preprocessing.prepare(validated, prepare, modality="image", store=store)
 
 
