@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -108,7 +109,16 @@ def resume(directory: Path, job: str, family: nn.Module, optimizers: Mapping[str
                 _, index, name = tail.split("/")
                 values[int(index)][name] = tensor
         optimizer.load_state_dict({"param_groups": rest["param_groups"], "state": values})
+        _lay_out(optimizer)
     return done
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """What is kept of each weight in its order of memory: a fused optimizer goes through both side by side."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def clear(directory: Path) -> None:

@@ -123,6 +123,10 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
     def phases(self) -> Sequence[Phase]:
         return (Phase("main", optimizer="main"),)
 
+    def differentiated_twice(self) -> Sequence[str]:
+        """The networks whose gradients are part of a loss, as in a penalty on them: torch.compile cannot take those."""
+        return ()
+
     @abstractmethod
     def loss(self, phase: str, batch: B, *, step: int, generator: torch.Generator) -> Loss:
         """The loss of one phase; all its noise is drawn from `generator`, on that generator's device."""

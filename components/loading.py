@@ -50,6 +50,26 @@ def batches(split: Split, *, size: int, seed: int, start: int, augment: Augment 
         step += 1
 
 
+def moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches on the device; on CUDA each is copied while the step before it still runs."""
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    copying, computing = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            there = batch.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+        computing.wait_stream(copying)
+        there.map(lambda tensor: _used_by(tensor, computing))
+        yield there
+
+
+def _used_by(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
+    """The tensor, whose memory is not given to another before that stream is through with it."""
+    tensor.record_stream(stream)
+    return tensor
+
+
 def consecutive(windows: int, *, step: int, size: int) -> Tensor:
     """The index [size] of the windows of one step of truncated back-propagation.
 

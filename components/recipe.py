@@ -84,6 +84,8 @@ class Train(Strict):
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(64, ge=2)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"  # networks by torch.compile; auto: on CUDA, where it has Triton
+    clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False)  # of the gradients, where a family has none
     schedule: Literal["constant", "cosine"] = "constant"  # of learning rates; cosine falls to nearly 0 at the end
     warmup: int = Field(0, ge=0)  # steps over which every learning rate rises from 0 at first
     checkpoint_every: int = Field(200, ge=1)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,8 +168,12 @@ class Loop:
         self.accelerator = Accelerator(mixed_precision=_precision(self.settings))
         if self.accelerator.num_processes > 1:
             raise AtelierError("training runs in one process: start it without a launcher of several")
-        self.family.to(self.accelerator.device).train()
+        self.family.to(self.accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizers = self.family.optimizers()
+        for optimizer in self.optimizers.values():
+            _fuse(optimizer)
+        if _compiling(self.settings, self.accelerator.device):
+            _compile(self.family)
         self.rates = {name: [group["lr"] for group in held.param_groups] for name, held in self.optimizers.items()}
         if self.checkpoints is not None:
             done = self._resumed(self.checkpoints)
@@ -194,7 +199,7 @@ class Loop:
         begun, first, settings = time.monotonic() - self.seconds, self.step, self.settings
         started = time.monotonic()
         every = max(1, settings.steps // POINTS)
-        for batch in batches(first):
+        for batch in loading.moved(batches(first), self.accelerator.device):
             if self.step >= settings.steps or settings.seconds is not None and self.seconds >= settings.seconds:
                 break
             self._gather(self.advance(batch))
@@ -246,8 +251,9 @@ class Loop:
             loss: Loss = self.family.loss(phase.name, batch, step=self.step, generator=self.generator)
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss.total)
-        if phase.clip_norm is not None:
-            nn.utils.clip_grad_norm_(_parameters(optimizer), phase.clip_norm)
+        clip_norm = self.settings.clip_norm if phase.clip_norm is None else phase.clip_norm
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(_parameters(optimizer), clip_norm)
         optimizer.step()
         return loss
 
@@ -366,6 +372,27 @@ def _name(family: AnyFamily) -> str:
 
 def _parameters(optimizer: Optimizer) -> Sequence[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _fuse(optimizer: Optimizer) -> None:
+    """Let all weights be updated in one go, where the optimizer can: on a CPU too, 3% to 25% of a step are saved."""
+    for group in optimizer.param_groups:
+        if "fused" in group:
+            group["fused"], group["foreach"] = True, False
+
+
+def _compiling(settings: Train, device: torch.device) -> bool:
+    if settings.compile == "auto":
+        return device.type == "cuda" and find_spec("triton") is not None
+    return settings.compile == "on"
+
+
+def _compile(family: AnyFamily) -> None:
+    """Compile each network that is trained and differentiated once, in place: the names of its weights stay."""
+    for name, network in family.named_children():
+        trained = any(parameter.requires_grad for parameter in network.parameters())
+        if trained and name not in family.differentiated_twice():
+            network.compile(dynamic=False)
 
 
 def _precision(settings: Train) -> str:

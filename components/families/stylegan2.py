@@ -88,6 +88,10 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
             phases.append(Phase("path", optimizer="generator", every=config.path_every))
         return phases
 
+    def differentiated_twice(self) -> Sequence[str]:
+        weights = {"discriminator": self.config.r1_weight, "generator": self.config.path_weight}
+        return [network for network, weight in weights.items() if weight]
+
     def loss(self, phase: str, batch: Images, *, step: int, generator: torch.Generator) -> Loss:
         if phase == "r1":
             return self._r1(batch.pixels, generator)

@@ -66,6 +66,9 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
             Phase("generator", optimizer="generator", every=self.config.critic_steps),
         )
 
+    def differentiated_twice(self) -> Sequence[str]:
+        return ("critic",)
+
     def loss(self, phase: str, batch: Images, *, step: int, generator: torch.Generator) -> Loss:
         real = batch.pixels
         latent_BZ = normal_like(real, (len(real), self.config.latent_dim), generator)

@@ -10,7 +10,7 @@ import torch
 
 from components import checkpoint, training
 from components.errors import AtelierError
-from components.families import vae
+from components.families import stylegan2, vae
 from components.modalities.image.batch import ImageSpec
 from components.recipe import Candidate, Train
 from components.store import Store
@@ -228,3 +228,48 @@ def test_a_schedule_is_resumed_where_it_was(tmp_path: Path) -> None:
     assert rates == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * 5 / 6))] * 2)
     weights = zip(resumed.family.parameters(), undisturbed.family.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in weights)
+
+
+def test_gradients_are_clipped_where_the_recipe_says_so() -> None:
+    norms = []
+    for clip_norm in (None, 0.5):
+        run = loop(clip_norm=clip_norm)
+        run.advance(blobs(8))
+        gradients = [parameter.grad for parameter in run.family.parameters() if parameter.grad is not None]
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+    assert norms[0] > 1 and norms[1] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_what_is_kept_of_a_weight_lies_in_memory_as_the_weight_does(tmp_path: Path) -> None:
+    """A fused optimizer goes through both in that order: another one would mix up the places of a kernel."""
+    run = loop(steps=3, checkpoint_every=3)
+    run.checkpoints = tmp_path
+    run.run(lambda start: (blobs(8) for _ in count()))
+    again = training.Loop(run.family, run.settings, checkpoints=tmp_path)
+    kernels = [weight for weight in run.family.parameters() if weight.ndim == 4]
+    assert any(not weight.is_contiguous() for weight in kernels)
+    for weight in kernels:
+        kept = again.optimizers["main"].state[weight]
+        assert kept["exp_avg"].stride() == kept["exp_avg_sq"].stride() == weight.stride()
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same_and_their_checkpoint_is_anyones(tmp_path: Path) -> None:
+    losses = {}
+    for compiled in ("on", "off"):
+        run = loop(compile=compiled)
+        assert (run.family.encoder._compiled_call_impl is not None) == (compiled == "on")  # type: ignore[union-attr]
+        losses[compiled] = [float(run.advance(blobs(8))["main/bound"]) for _ in range(5)]
+        checkpoint.save(tmp_path / compiled, "job", run.family, run.optimizers, checkpoint.Progressed(5, 1.0, {}))
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
+    for compiled in ("on", "off"):
+        other = loop(compile="off")
+        assert checkpoint.resume(tmp_path / compiled, "job", other.family, other.optimizers).step == 5
+
+
+def test_only_networks_that_are_differentiated_once_are_compiled() -> None:
+    for r1_weight, compiled in ((1.0, {"generator"}), (0.0, {"generator", "discriminator"})):
+        family = stylegan2.Model(stylegan2.Config(width=4, r1_weight=r1_weight), ImageSpec(channels=1, size=8))
+        training.Loop(family, Train(compile="on"))
+        named = family.named_children()
+        assert {name for name, network in named if network._compiled_call_impl is not None} == compiled
