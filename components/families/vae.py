@@ -1,10 +1,10 @@
 """Variational auto-encoder (Kingma and Welling, 2013, arXiv:1312.6114), with convolutions.
 
 A picture's grey level is the mean of a Bernoulli variable, as is usual on MNIST and its kin. The stride-2 encoder and
-its mirror follow the convolutional VAE of arXiv:1606.05579 at half its width and half its depth, and learn faster. On request:
-free bits (arXiv:1606.04934), labels beside what encoder and decoder read (the conditional VAE of arXiv:1406.5298,
-M2 with every row labelled), and the importance-weighted bound (arXiv:1509.00519) and the likeness of reconstructions
-among the curves.
+its mirror follow the convolutional VAE of arXiv:1606.05579 at half its width and depth. On request: free bits
+(arXiv:1606.04934), labels beside what encoder and decoder read (the conditional VAE of arXiv:1406.5298, M2 with every
+row labelled), and the importance-weighted bound (arXiv:1509.00519) and the likeness of reconstructions among the
+curves.
 B batch, Z latent, K classes, S importance samples, C channels, H W sides.
 """
 
