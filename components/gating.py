@@ -47,8 +47,8 @@ def gate(trained: Trained, scores: Scores, recipe: Recipe, champion: Scores | No
     )
 
 
-def best(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of the lowest rank among those that passed; `GateFailed` where none did."""
+def best(verdicts: Sequence[Verdict], trained: Sequence[Trained] = ()) -> Verdict:
+    """The verdict of the lowest rank among those that passed; `GateFailed`, with all of it, where none did."""
     passed = [verdict for verdict in verdicts if verdict.passed and math.isfinite(verdict.rank)]
     if passed:
         return min(passed, key=lambda verdict: verdict.rank)
@@ -61,6 +61,7 @@ def best(verdicts: Sequence[Verdict]) -> Verdict:
         f"no candidate of {verdicts[0].model} passed its gates, so nothing was registered. {failures}. "
         "Train longer, change the candidates, or move the bounds in the recipe if they ask too much.",
         verdicts,
+        trained,
     )
 
 

@@ -160,6 +160,7 @@ class Outcome(Record):
     """What a run of one recipe came to."""
 
     validated: Validated
+    trained: tuple[Trained, ...]  # of each candidate, as its verdict
     verdicts: tuple[Verdict, ...]
     registered: Registered
     package: Package

@@ -1,4 +1,4 @@
-"""The page of a run: what every candidate draws from the same seeds, side by side, and how each did at the gates.
+"""The page of a run: what every candidate draws from the same seeds, side by side, what it cost, and how each did.
 
 One HTML file that needs nothing beside it, light and dark, for wide and narrow screens.
 """
@@ -9,18 +9,22 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from components.records import Check, Verdict
+from components.records import Check, Trained, Verdict
 from components.store import Store
 
 STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d8dce0, #3a3f45); --dim: light-dark(#5a6570, #9aa4ae);
-  --good: light-dark(#12692b, #6fd08c); --bad: light-dark(#a4161a, #ff8d87); }
+  --good: light-dark(#12692b, #6fd08c); --bad: light-dark(#a4161a, #ff8d87); --warn: light-dark(#8a4b00, #f2b05e); }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 1500px; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0 0 .5rem; } p { color: var(--dim); }
 .sheets { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(290px, 100%), 1fr)); gap: 1.25rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; }
 img { width: 100%; image-rendering: pixelated; display: block; border-radius: 4px; }
 figcaption { margin-top: .5rem; font-size: .9rem; } .passed { color: var(--good); } .failed { color: var(--bad); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; margin: .5rem 0 0; font-size: .9rem; }
+dt { color: var(--dim); } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.warning { margin: .5rem 0 0; padding-left: .6rem; border-left: 3px solid; color: var(--warn); font-size: .9rem;
+  overflow-wrap: anywhere; }
 .table { overflow-x: auto; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -29,10 +33,13 @@ th { font-weight: 600; } td small { color: var(--dim); }
 """
 
 
-def page(verdicts: Sequence[Verdict], *, winner: str | None, store: Store) -> str:
-    """The page as HTML, for the verdicts of one run; `winner` names the candidate that was registered, if one was."""
+def page(verdicts: Sequence[Verdict], trained: Sequence[Trained], *, winner: str | None, store: Store) -> str:
+    """The page as HTML, for the candidates of one run, each with its training at the same place of `trained`.
+
+    `winner` names the candidate that was registered, if one was.
+    """
     model, scores = escape(verdicts[0].model), verdicts[0].scores
-    sheets = "\n".join(_sheets(verdicts, winner, store))
+    sheets = "\n".join(_sheets(verdicts, trained, winner, store))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{model}: candidates</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>\n'
@@ -42,14 +49,15 @@ def page(verdicts: Sequence[Verdict], *, winner: str | None, store: Store) -> st
     )
 
 
-def _sheets(verdicts: Sequence[Verdict], winner: str | None, store: Store) -> Iterator[str]:
+def _sheets(verdicts: Sequence[Verdict], trained: Sequence[Trained], winner: str | None, store: Store) -> Iterator[str]:
     """A figure for each candidate; then one for each sheet that is the same for all, such as the real rows."""
-    for verdict in verdicts:
+    for verdict, training in zip(verdicts, trained, strict=True):
         word = "passed" if verdict.passed else "failed"
         held = sum(check.passed for check in verdict.checks)
         told = f'<span class="{word}">{word}</span>, {held} of {len(verdict.checks)} gates hold'
         chosen = ", registered" if verdict.candidate == winner else ""
-        yield _figure(store.path(verdict.scores.pictures) / "generated.png", verdict.candidate, told + chosen)
+        sheet = store.path(verdict.scores.pictures) / "generated.png"
+        yield _figure(sheet, verdict.candidate, told + chosen + _cost(training))
     for sheet in sorted(store.path(verdicts[0].scores.pictures).glob("*.png")):
         if sheet.stem != "generated":
             yield _figure(sheet, sheet.stem.replace("_", " "), "the same for all candidates")
@@ -59,6 +67,20 @@ def _figure(sheet: Path, title: str, told: str) -> str:
     inside = b64encode(sheet.read_bytes()).decode()
     picture = f'<img alt="samples: {escape(title)}" src="data:image/png;base64,{inside}">'
     return f"<figure><h2>{escape(title)}</h2>{picture}<figcaption>{told}</figcaption></figure>"
+
+
+def _cost(trained: Trained) -> str:
+    """What a candidate is and what its training took, and what the training warned of."""
+    early = ", its time limit" if trained.stopped == "time_limit" else ""
+    facts = {
+        "family": trained.family,
+        "steps": f"{trained.steps:,}",
+        "seconds": f"{trained.seconds:,.0f}{early}",
+        "rows/s": f"{trained.samples_per_second:,.0f}",
+        "parameters": f"{trained.parameters:,}",
+    }
+    rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    return f"<dl>{rows}</dl>" + "".join(f'<p class="warning">{escape(said)}</p>' for said in trained.warnings)
 
 
 def _gates(verdicts: Sequence[Verdict]) -> str:

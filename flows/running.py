@@ -107,11 +107,11 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
                 outcome = train(str(path), recipe)
         seconds = time.monotonic() - begun
         winner = next(v.candidate for v in outcome.verdicts if v.bundle == outcome.registered.bundle)
-        page = summary.publish(outcome.verdicts, place, winner=winner, package=outcome.package)
+        page = summary.publish(outcome.verdicts, outcome.trained, place, winner=winner, package=outcome.package)
     except GateFailed as error:
         board.console.print(summary.candidates(error.verdicts, winner=None))
         with suppress(OSError):  # the verdicts count, and are told
-            page = summary.publish(error.verdicts, place, winner=None, package=None)
+            page = summary.publish(error.verdicts, error.trained, place, winner=None, package=None)
             board.console.print(f"the candidates side by side: {page}", highlight=False, soft_wrap=True)
         raise
     except AtelierError as error:

@@ -102,7 +102,14 @@ def description(verdict: Verdict, *, among: int) -> str:
     return "\n".join([*lines, "", f"Means over {seeds} seeds of {samples} samples. Real data against itself: {real}."])
 
 
-def publish(verdicts: Sequence[Verdict], place: Workspace, *, winner: str | None, package: Package | None) -> Path:
+def publish(
+    verdicts: Sequence[Verdict],
+    trained: Sequence[Trained],
+    place: Workspace,
+    *,
+    winner: str | None,
+    package: Package | None,
+) -> Path:
     """The page of a run and what it shows, out of the store into one folder of the workspace, named by the model."""
     store, folder = Store(place.store), place.reports / verdicts[0].model
     for verdict in verdicts:
@@ -113,7 +120,7 @@ def publish(verdicts: Sequence[Verdict], place: Workspace, *, winner: str | None
     for sample in store.path(package.sample).iterdir() if package else ():
         write_atomically(folder / f"served{sample.suffix}", sample.read_bytes())
     page = folder / "report.html"
-    write_atomically(page, reporting.page(verdicts, winner=winner, store=store).encode())
+    write_atomically(page, reporting.page(verdicts, trained, winner=winner, store=store).encode())
     return page
 
 

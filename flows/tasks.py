@@ -305,11 +305,11 @@ def track(name: str, trained: Trained, verdict: Verdict, dataset: Dataset, recip
 
 
 @step
-def choose(verdicts: Sequence[Verdict]) -> Verdict:
+def choose(verdicts: Sequence[Verdict], trained: Sequence[Trained]) -> Verdict:
     """The best verdict that passed; `GateFailed` where none did."""
     from components import gating
 
-    return gating.best(verdicts)
+    return gating.best(verdicts, trained)
 
 
 @stage("archive", retries=2, note=lambda pointers: "in DVC: " + ", ".join(pointer.kind for pointer in pointers))
@@ -374,9 +374,16 @@ def appoint(
 
 
 @step
-def outcome(verdicts: Sequence[Verdict], validated: Validated, registered: Registered, package: Package) -> Outcome:
+def outcome(
+    verdicts: Sequence[Verdict],
+    trained: Sequence[Trained],
+    validated: Validated,
+    registered: Registered,
+    package: Package,
+) -> Outcome:
     """What the run came to."""
-    return Outcome(verdicts=tuple(verdicts), validated=validated, registered=registered, package=package)
+    candidates = {"verdicts": tuple(verdicts), "trained": tuple(trained)}
+    return Outcome(**candidates, validated=validated, registered=registered, package=package)
 
 
 def _family(bundle: Artifact, workspace: Workspace) -> str:

@@ -6,7 +6,7 @@ from prefect import flow
 
 from components import recipe as recipes
 from components.recipe import Recipe
-from components.records import Artifact, Outcome, Scores, Shards, Verdict
+from components.records import Artifact, Outcome, Scores, Shards, Trained, Verdict
 from flows import tasks, unclosed, workspace
 from flows.release import release
 from flows.workspace import Workspace
@@ -29,22 +29,23 @@ def line(recipe: Recipe, place: Workspace) -> Outcome:
     encoder = tasks.encoder(shards, recipe, place)
     decided_on = tasks.generation(recipe, place)
     champion = tasks.score_champion(shards, encoder, recipe, place)
-    verdicts = [try_candidate(name, shards, encoder, champion, recipe, place) for name in recipe.candidates]
-    winner = tasks.choose(verdicts)
+    tried = [try_candidate(name, shards, encoder, champion, recipe, place) for name in recipe.candidates]
+    trained, verdicts = zip(*tried, strict=True)
+    winner = tasks.choose(verdicts, trained)
     pointers = tasks.archive(shards, winner, place)
     registered = tasks.register(winner, pointers, dataset, recipe, place)
     package = release(registered, place)
     appointed = tasks.appoint(registered, package, decided_on, recipe, place)
-    return tasks.outcome(verdicts, validated, appointed, package)
+    return tasks.outcome(verdicts, trained, validated, appointed, package)
 
 
 def try_candidate(
     name: str, shards: Shards, encoder: Artifact, champion: Scores | None, recipe: Recipe, place: Workspace
-) -> Verdict:
+) -> tuple[Trained, Verdict]:
     """One candidate, trained, scored and judged; its numbers and pictures are in MLflow whatever the verdict."""
     trained = tasks.train(name, recipe.candidates[name], shards, recipe, place)
     bundle = tasks.bundle(name, trained, recipe, place)
     scores = tasks.evaluate(name, bundle, shards, encoder, recipe, place)
     verdict = tasks.gate(name, trained, scores, champion, recipe, place)
     tasks.track(name, trained, verdict, shards.validated.dataset, recipe, place)
-    return verdict
+    return trained, verdict

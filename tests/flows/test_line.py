@@ -162,7 +162,9 @@ def test_what_a_person_looks_at_is_there(first: Answer, place: Place) -> None:
     pictures = {"vae.png", "dcgan.png", "held_out.png", "served.png"}
     assert {path.name for path in folder.iterdir()} == pictures | {"report.html"}
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
-    assert all(f"<h2>{title}</h2>" in (folder / "report.html").read_text() for title in ("vae", "dcgan", "held out"))
+    report = (folder / "report.html").read_text()
+    assert all(f"<h2>{title}</h2>" in report for title in ("vae", "dcgan", "held out"))
+    assert [f"<dd>{family}</dd>" in report for family in ("vae", "dcgan")] == [True, True], "what each candidate is"
     assert list((place.root / "store" / "docs").glob("*/index.html"))
     assert first.run()["bento"].startswith("fashion-tiny:v1-")
     assert (place.root / "bentoml" / "bentos" / first.run()["bento"].replace(":", "/")).is_dir()
@@ -243,6 +245,7 @@ def test_a_gate_that_nobody_passes_exits_with_4_and_registers_nothing(second: An
     assert "Gates" in failed.seen and "no: " in failed.seen
     report = (place.root / "reports" / "fashion-tiny" / "report.html").read_text()
     assert "label_entropy at least 0.999" in report and "registered" not in report
+    assert report.count("<dt>steps</dt>") == 2, "what each candidate cost is told of those that failed too"
     for verdict in failed.run()["verdicts"]:
         assert not verdict["passed"]
         found = place.client.search_runs(
