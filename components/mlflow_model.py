@@ -55,14 +55,14 @@ def signature(card: ModelCard, endpoint: EndpointCard) -> "ModelSignature":
     from mlflow.types import ColSpec, Schema
 
     given = [ColSpec("binary", card.modality)] if card.edits else []
-    asked = [ColSpec(COLUMNS[type(item.default)], name, required=False) for name, item in endpoint.controls.items()]
+    asked = [ColSpec(COLUMNS[item.kind], name, required=False) for name, item in endpoint.controls.items()]
     answered = [ColSpec("long", "seed"), ColSpec("binary", card.modality)]
     return ModelSignature(inputs=Schema([ColSpec("long", "seed"), *given, *asked]), outputs=Schema(answered))
 
 
 def _example(card: ModelCard, endpoint: EndpointCard) -> dict[str, Any]:
-    """A row that the model answers."""
-    defaults = {name: control.default for name, control in endpoint.controls.items()}
+    """A row that the model answers; what is drawn from the seed is left to it."""
+    defaults = {name: item.default for name, item in endpoint.controls.items() if item.default is not None}
     codec = modalities.part(card.modality, "codec")
     return {"seed": 7, **({card.modality: codec.example(card.spec)} if card.edits else {}), **defaults}
 

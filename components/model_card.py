@@ -97,6 +97,8 @@ def _calls(version: "Version", endpoint: dict[str, Any], *, edits: bool) -> str:
         for name, control in endpoint.get("controls", {}).items()
     ]
     shown = _table(("control", "what it takes"), controls) if controls else "It has no public controls."
+    if any(control["default"] is None for control in endpoint.get("controls", {}).values()):
+        shown += "\n\nA default of `null` is drawn from the seed of each sample; so is what is asked for as `null`."
     return "\n\n".join(
         [
             "`NAME:VERSION` as in `bento.yaml`, and the Bento in the store that `BENTOML_HOME` names; `torch` is "

@@ -38,6 +38,7 @@ def gallery(shop: Shop, versions: dict[str, Any]) -> Iterator[str]:
         "loudness": PublicControl(default=0.8, at_least=0.1, at_most=1.0),
         "fade": PublicControl(default=False),
         "shape": PublicControl(default="sine", choices=("sine", "square")),
+        "eighths": PublicControl(default=None, at_least=1, at_most=8),  # of a second
     }
     put(parts, "tones", Tones(), AudioSpec(rate=RATE, length=RATE), public)
     put(parts, "lines", Lines(), TextSpec(tokenizer=ByteTokens(), context=8), {})

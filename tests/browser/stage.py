@@ -69,7 +69,7 @@ def generate(page: Page, **fields: str) -> None:
 
 
 class Tones:
-    """A sampler of sounds: a tone of the pitch and shape that are asked for, as long as its seed says."""
+    """A sampler of sounds: a tone of the pitch and shape that are asked for, as long as is asked or its seed says."""
 
     modality = "audio"
     edits = False
@@ -81,7 +81,11 @@ class Tones:
         shaped = [
             row.sign() * 0.5 if asked.shape == "square" else row for row, asked in zip(rows, controls, strict=True)
         ]
-        lengths = torch.tensor([RATE // 2 + seed % 4 * RATE // 8 for seed in seeds])
+        eighths = [
+            4 + seed % 4 if asked.eighths is None else int(asked.eighths)
+            for seed, asked in zip(seeds, controls, strict=True)
+        ]
+        lengths = torch.tensor(eighths) * RATE // 8
         faded = [row * (1 - time_T) if asked.fade else row for row, asked in zip(shaped, controls, strict=True)]
         return Waves(samples=torch.stack(faded), lengths=lengths)
 

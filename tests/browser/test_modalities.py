@@ -1,6 +1,7 @@
 """The playground for sounds and texts: what it shows follows from the media type of a sample alone."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def test_each_kind_of_control_has_its_field_and_sounds_can_be_heard_and_seen(wat
     )
     assert kinds == [
         ["pitch", "number", "1", "1000"], ["loudness", "number", "any", "1"],
-        ["fade", "checkbox", "", ""], ["shape", "select-one", None, None],
+        ["fade", "checkbox", "", ""], ["shape", "select-one", None, None], ["eighths", "number", "any", "8"],
     ]  # fmt: skip
     page.check("#control-fade")
     page.select_option("#control-shape", label="square")
@@ -43,6 +44,29 @@ def test_each_kind_of_control_has_its_field_and_sounds_can_be_heard_and_seen(wat
     })))"""
     left, right = page.locator("figure canvas").first.evaluate(drawn)
     assert left > right > 0, "a tone that fades is drawn as one"
+    assert watched.said == []
+
+
+def test_a_control_can_be_left_to_the_seed_or_set(watched: Watched, gallery: str) -> None:
+    page = watched.open(gallery)
+    page.select_option("#model", "tones")
+    drawn, reset = page.locator("#control-eighths-drawn"), page.locator("#reset")
+    expect(drawn).to_be_checked()
+    expect(page.locator("#control-eighths")).to_be_hidden()
+    drawn.uncheck()
+    expect(reset).to_be_enabled()
+    with page.expect_request("**/v1/generate") as sent:
+        generate(page, seed="2", count="1", **{"control-eighths": "2"})
+    assert sent.value.post_data_json["controls"]["eighths"] == 2
+    expect(page.locator(".asked").first).to_have_text("seed 2, eighths 2")
+    expect(page.locator("figure audio").first).to_have_attribute("aria-label", re.compile("0.3 seconds"))
+    reset.click()
+    expect(drawn).to_be_checked()
+    expect(reset).to_be_disabled()
+    with page.expect_request("**/v1/generate") as sent:
+        generate(page, seed="2")
+    assert "eighths" not in sent.value.post_data_json["controls"]
+    expect(page.locator("figure audio").first).to_have_attribute("aria-label", re.compile("0.8 seconds"))
     assert watched.said == []
 
 

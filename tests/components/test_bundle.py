@@ -40,6 +40,12 @@ def test_a_bundle_holds_three_files_and_both_cards(store: Store, weights: Artifa
     assert endpoint == ENDPOINT and (model.family, model.config) == ("vae", {"width": 8})
 
 
+def test_a_control_that_is_drawn_from_the_seed_comes_back_as_it_was(store: Store, weights: Artifact) -> None:
+    drawn = PublicControl(default=None, at_least=-2, at_most=2)
+    folder = store.path(bundle.assemble(weights, bundle.EndpointCard(model="shoes", controls={"style": drawn}), store))
+    assert bundle.read(folder)[1].controls == {"style": drawn}
+
+
 def test_the_same_weights_and_card_are_the_same_bundle_and_another_card_is_not(store: Store, weights: Artifact) -> None:
     made = bundle.assemble(weights, ENDPOINT, store)
     assert bundle.assemble(weights, ENDPOINT.model_copy(), store) == made

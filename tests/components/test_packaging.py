@@ -25,7 +25,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from components import families, packaging, provenance, server
+from components import families, model_card, packaging, provenance, server
 from components.bundle import EndpointCard, assemble
 from components.closure import ROOT
 from components.controls import PublicControl
@@ -135,6 +135,18 @@ def test_the_readme_is_a_model_card(shop):
         "Limits",
     )
     assert not [words for words in told + gate if words not in card]
+
+
+def test_the_card_says_which_controls_are_drawn_from_the_seed(tmp_path):
+    store = Store(tmp_path / "store")
+    made = registered(store)
+    folder = Path(shutil.copytree(store.path(made.bundle), tmp_path / "drawn"))
+    style = {"default": None, "at_least": -2, "at_most": 2}
+    endpoint = EndpointCard.model_validate({"model": "fashion", "controls": {"style": style}})
+    (folder / "endpoint.json").write_text(endpoint.model_dump_json(exclude_none=True))
+    said = "A default of `null` is drawn from the seed"
+    assert said in model_card.text(made.version, made.verdict, folder, licence=LICENCE)
+    assert said not in model_card.text(made.version, made.verdict, store.path(made.bundle), licence=LICENCE)
 
 
 def test_a_container_listens_and_looks_for_its_keys(shop):

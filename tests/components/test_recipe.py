@@ -84,6 +84,11 @@ def test_settings_are_laid_over_the_file() -> None:
         ({"rank_by": "loss"}, "unknown metric 'loss'"),
         ({"controls": {"truncatoin": {"default": 1}}}, "unknown control 'truncatoin'; did you mean 'truncation'?"),
         ({"controls": {"truncation": {"default": 9, "at_most": 1.5}}}, "must lie between"),
+        (
+            {"controls": {"truncation": {"default": None, "at_least": 0, "at_most": 1}}},
+            "none that 'vae' takes: truncation",
+        ),
+        ({"controls": {"truncation": {"default": None}}}, "drawn from the seed: give at_least and at_most, or choices"),
         ({"prepare": {"sise": 28}}, "unknown key 'sise'; did you mean 'size'?"),
         ({"train": {"time_limit": "soon"}}, "'soon' is not a duration"),
         ({"data": {"source": "d", "held_out": {"column": "split"}}}, "either .column, value. or .share, by."),
@@ -95,6 +100,12 @@ def test_a_mistake_is_named_with_its_mend(change: dict[str, Any], words: str) ->
     with pytest.raises(AtelierError, match=words) as caught:
         recipe.parse(raw(**change), "test")
     assert "\n" not in str(caught.value)
+
+
+def test_a_control_may_be_left_to_the_seed_where_the_family_draws_it() -> None:
+    style = {"default": None, "at_least": -2, "at_most": 2}
+    made = recipe.parse(raw(candidates={"codes": {"family": "infogan"}}, controls={"style": style}), "test")
+    assert made.controls["style"].default is None
 
 
 def test_a_recipe_cannot_be_changed() -> None:

@@ -340,6 +340,32 @@ def test_a_model_that_edits_takes_pictures_in_a_column_of_bytes(tmp_path: Path) 
     assert model.predict(model.input_example)["seed"].tolist() == [7], "its own example is answered"
 
 
+def test_a_control_that_is_drawn_from_the_seed_is_a_column_that_may_lack(tmp_path: Path) -> None:
+    store, infogan = Store(tmp_path / "store"), families.get("infogan")
+    torch.manual_seed(0)
+    with store.writing("weights") as draft:
+        network = infogan.Model(infogan.Config(latent_dim=4, width=4, hidden=8), SPEC)
+        for weights in network.parameters():
+            weights.data *= 9  # untrained ones answer a style by less than a grey level
+        network.save(draft.directory)
+    style = PublicControl(default=None, at_least=-2, at_most=2)
+    made = bundle.assemble(draft.artifact, bundle.EndpointCard(model="styles", controls={"style": style}), store)
+    mlflow_model.save(store.path(made), tmp_path / "model", digest=made.digest, header=Model())
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert [(column.name, column.type.name) for column in model.metadata.signature.inputs] == [
+        ("seed", "long"), ("style", "double"),
+    ]  # fmt: skip
+    assert model.metadata.signature.inputs.required_input_names() == ["seed"]
+    endpoint = sampling.load(store.path(made))
+    for column in ([1.5, None], [None, None], [1.5, float("nan")]):
+        drawn = model.predict(pd.DataFrame({"seed": [7, 8], "style": column}))
+        asked = [{} if value is None or value != value else {"style": value} for value in column]
+        assert list(drawn["image"]) == endpoint.generate([7, 8], asked)
+    assert endpoint.generate([7], [{"style": 1.5}]) != endpoint.generate([7])
+    assert list(model.predict(pd.DataFrame({"seed": [7]}))["image"]) == endpoint.generate([7])
+    assert model.predict(model.input_example)["seed"].tolist() == [7], "its own example is answered"
+
+
 STRANGER = """
 import sys
 root, tracking_uri = sys.argv[1:]

@@ -13,6 +13,7 @@ from components.errors import AtelierError
 from components.store import digest_of
 
 CONTROLS = {"truncation": PublicControl(default=1.0, at_least=0.3, at_most=1.5)}
+ASKED_OF_STYLE: list[dict[str, Any]] = [{}, {"style": None}, {"style": -2}, {"style": 2.0}]
 SPEC = {"size": 28, "channels": 1, "classes": ["one", "two"]}
 
 
@@ -73,6 +74,23 @@ def test_an_unbounded_control_refuses_what_is_no_number(folder: Path, tmp_path: 
 def test_an_unknown_control_is_answered_with_the_nearest(endpoint: sampling.Endpoint) -> None:
     with pytest.raises(AtelierError, match="unknown control 'truncaton'; did you mean 'truncation'"):
         endpoint.checked({"truncaton": 1.0})
+
+
+def test_a_control_whose_default_is_null_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    infogan, spec = families.get("infogan"), modalities.part("image", "batch").SPEC.model_validate(SPEC)
+    network = infogan.Model(infogan.Config(latent_dim=4, width=4, hidden=8), spec).eval()
+    for weights in network.parameters():
+        weights.data *= 9  # untrained ones answer a style by less than a grey level
+    network.save(tmp_path)
+    style = PublicControl(default=None, at_least=-2, at_most=2)
+    card = bundle.EndpointCard(model="shoes", controls={"style": style})
+    (tmp_path / "endpoint.json").write_text(card.model_dump_json(exclude_none=True))
+    drawing = sampling.load(tmp_path)
+    left, null, one, other = (drawing.generate([7, 8], [asked] * 2) for asked in ASKED_OF_STYLE)
+    assert left == null and len({left[0], one[0], other[0]}) == 3
+    with pytest.raises(AtelierError, match="style"):
+        drawing.checked({"style": 2.1})
 
 
 def test_changed_bytes_are_refused_before_any_is_parsed(folder: Path, tmp_path: Path) -> None:

@@ -30,13 +30,15 @@ class Shop:
         self.store = Store(root / "store")
         self.number = 0
 
-    def served(self, *, model="fashion", latent_dim=8, family="vae", **card) -> Served:
+    def served(self, *, model="fashion", latent_dim=8, family="vae", gain=1.0, **card) -> Served:
         module = families.get(family)
         with self.store.writing("weights") as draft:
             edits = module.Model.edits
             sizes = {"width": 2} if edits else {"latent_dim": latent_dim, "width": 4}
             spec = ImageSpec(channels=1, size=28, degrade="invert" if edits else None)
             network = module.Model(module.Config(**sizes, **({"hidden": 8} if family == "vae" else {})), spec)
+            for weights in network.parameters():
+                weights.data *= gain  # untrained ones of small spread draw the same whatever is asked for
             network.save(draft.directory)
         controls = DIRECTION if edits else CONTROLS
         card = EndpointCard.model_validate({"model": model, "controls": controls, "max_samples": 4, **card})

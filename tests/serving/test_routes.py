@@ -275,6 +275,22 @@ def test_models_lists_controls_limits_and_trace(client, loaded):
     assert card["aliases"] == {"champion": "7", "challenger": "8"} and card["versions"] == ["7", "8"]
 
 
+def test_a_control_that_is_drawn_is_described_so_and_null_or_left_out_leaves_it_drawn(shop):
+    style = {"default": None, "at_least": -2, "at_most": 2}
+    served = shop.served(family="infogan", gain=9, controls={"style": style})
+    parts = shop.parts(shop.release(fashion={"champion": "1", "versions": {"1": served}}))
+    client = TestClient(application(parts))
+    (card,) = client.get("/v1/models").json()["data"]
+    assert card["controls"]["style"] == {
+        "default": None, "maximum": 2, "minimum": -2, "title": "Style", "type": ["number", "null"],
+    }  # fmt: skip
+    drawn = ask(client, seed=1)
+    assert drawn.status_code == 200 and ask(client, seed=1, controls={"style": None}).content == drawn.content
+    assert ask(client, seed=1, controls={"style": 2}).content != drawn.content
+    assert "style" in refusal(ask(client, seed=1, controls={"style": 3}), 400)["message"]
+    close(parts)
+
+
 def test_a_version_and_an_alias_can_be_named_and_only_what_the_release_names(client, versions):
     for named, version in {
         "fashion@8": "8",
