@@ -15,7 +15,7 @@ ifneq ($(wildcard .venv/ready),)
   endif
 endif
 
-.PHONY: help run up serve test check soak bench bench-serving bench-quality clean hooks lock
+.PHONY: help run up serve test check soak bench bench-serving bench-quality bench-gpu clean hooks lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -50,6 +50,9 @@ bench-serving: .venv/ready ## those of serving alone, beside a hand-written serv
 
 bench-quality: .venv/ready ## what each image family reaches for what it costs; what was measured is kept
 	@$(BIN)/python -m tests.benchmarks.quality
+
+bench-gpu: ## what each image family trains and draws on a GPU; needs torch, safetensors, pydantic and accelerate alone
+	@$(if $(wildcard .venv/ready),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 clean: ## remove the workspace, its models, ledger and keys included; data/ and .venv stay
 	rm -rf .atelier build dist *.egg-info

@@ -1,4 +1,4 @@
-"""`diffusers`' UNet2DModel and DDPMScheduler in the loop of its training tutorial, drawn with 50 steps of DDIM.
+"""`diffusers`' UNet2DModel and DDPMScheduler in the loop of its training tutorial, drawn with 20 of DPM-Solver++.
 
 The tutorial's U-Net of six levels for 128 pixels has three here, for 28; the cosine goes with the time.
 """
@@ -9,12 +9,12 @@ from typing import Any
 
 import arm
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-DRAW_STEPS, NOISE_STEPS = 50, 1000
+DRAW_STEPS, NOISE_STEPS = 20, 1000
 
 
 def train(pixels: Tensor, rows: arm.Rows, settings: dict[str, Any], folder: Path) -> arm.Trained:
@@ -49,7 +49,7 @@ def _parts(number: int, most: int) -> list[int]:
 
 @torch.no_grad()
 def _drawn(unet: UNet2DModel, number: int) -> Tensor:
-    scheduler = DDIMScheduler(num_train_timesteps=NOISE_STEPS)
+    scheduler = DPMSolverMultistepScheduler(num_train_timesteps=NOISE_STEPS)
     scheduler.set_timesteps(DRAW_STEPS)
     sample = torch.randn(number, 1, 28, 28)
     for time in scheduler.timesteps:
