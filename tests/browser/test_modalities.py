@@ -114,16 +114,22 @@ def test_a_model_that_edits_is_given_a_picture_and_others_are_not(watched: Watch
     expect(page.locator("figure")).to_have_count(0)
     picture = codec.example({"channels": 1, "size": 60})
     page.set_input_files("#picture", {"name": "slope.png", "mimeType": "image/png", "buffer": picture})
+    expect(page.locator("#before")).to_be_visible()
+    assert drawn(page.locator("#before")) == {**drawn(page.locator("#before")), **PIXELATED, "own": 60, "width": 120}
     page.select_option("#control-direction", label="degrade")
     with page.expect_response("**/v1/images/edits") as answered:
         generate(page, seed="7", count="2")
     assert answered.value.ok and [one["seed"] for one in answered.value.json()["data"]] == [7, 8]
-    expect(page.locator("figure img")).to_have_count(2)
+    expect(page.locator("figure:not(.given) img")).to_have_count(2)
+    given, made = drawn(page.locator(".given img")), drawn(page.locator("figure:not(.given) img").first)
+    assert given == made | {"own": 60, "levels": [*Image.open(io.BytesIO(picture)).convert("L").tobytes()]}
+    assert made == made | PIXELATED and made["own"] == 28, "both as large, and neither smoothed"
     page.click("#code")
     told = " ".join(page.locator("#sheet pre").all_inner_texts())
     assert "client.images.edit(" in told and "-F image=@picture.png" in told
     page.click("#close")
     page.set_input_files("#picture", {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    expect(page.locator("#before")).to_be_hidden()
     page.click("#generate")
     expect(page.locator("#problem")).to_contain_text("the picture cannot be read")
     assert [line for line in watched.said if "400" not in line] == []
