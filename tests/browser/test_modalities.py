@@ -1,13 +1,14 @@
 """The playground for sounds and texts: what it shows follows from the media type of a sample alone."""
 
+import io
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from playwright.sync_api import Route, expect
+from PIL import Image
+from playwright.sync_api import Locator, Route, expect
 
-from components.modalities.image import codec
 from tests.browser.stage import NEEDS_CHROMIUM, Watched, generate
 
 pytestmark = NEEDS_CHROMIUM
@@ -103,6 +104,13 @@ def test_text_that_streams_is_shown_as_it_comes_and_its_failure_told(watched: Wa
     expect(page.locator("#problem")).to_have_text("the model stopped in the middle")
 
 
+def shown(image: Locator) -> dict[str, Any]:
+    """A picture's own width, its sides on the screen, and how it is enlarged."""
+    read = """image => ({ own: image.naturalWidth, sides: [image.clientWidth, image.clientHeight],
+        as: getComputedStyle(image).imageRendering })"""
+    return cast(dict[str, Any], image.evaluate(read))
+
+
 def test_a_model_that_edits_is_given_a_picture_and_others_are_not(watched: Watched, gallery: str) -> None:
     page = watched.open(gallery)
     page.select_option("#model", "fashion")
@@ -112,18 +120,20 @@ def test_a_model_that_edits_is_given_a_picture_and_others_are_not(watched: Watch
     page.click("#generate")
     assert page.locator("#picture").evaluate("node => node.validity.valueMissing"), "nothing is asked without one"
     expect(page.locator("figure")).to_have_count(0)
-    picture = codec.example({"channels": 1, "size": 60})
-    page.set_input_files("#picture", {"name": "slope.png", "mimeType": "image/png", "buffer": picture})
+    Image.linear_gradient("L").resize((60, 40)).save(picture := io.BytesIO(), "PNG")
+    page.set_input_files("#picture", {"name": "slope.png", "mimeType": "image/png", "buffer": picture.getvalue()})
     expect(page.locator("#before")).to_be_visible()
-    assert drawn(page.locator("#before")) == {**drawn(page.locator("#before")), **PIXELATED, "own": 60, "width": 120}
+    assert shown(page.locator("#before")) == {"own": 60, "sides": [120, 80], "as": "pixelated"}
     page.select_option("#control-direction", label="degrade")
     with page.expect_response("**/v1/images/edits") as answered:
         generate(page, seed="7", count="2")
     assert answered.value.ok and [one["seed"] for one in answered.value.json()["data"]] == [7, 8]
     expect(page.locator("figure:not(.given) img")).to_have_count(2)
-    given, made = drawn(page.locator(".given img")), drawn(page.locator("figure:not(.given) img").first)
-    assert given == made | {"own": 60, "levels": [*Image.open(io.BytesIO(picture)).convert("L").tobytes()]}
-    assert made == made | PIXELATED and made["own"] == 28, "both as large, and neither smoothed"
+    sides = {"sides": [168, 168], "as": "pixelated"}
+    assert shown(page.locator("figure img").first) == {"own": 60, **sides}, (
+        "what was given stands first, cut to the same shape"
+    )
+    assert shown(page.locator("figure:not(.given) img").first) == {"own": 28, **sides}
     page.click("#code")
     told = " ".join(page.locator("#sheet pre").all_inner_texts())
     assert "client.images.edit(" in told and "-F image=@picture.png" in told
