@@ -2,11 +2,14 @@
 
     python infra/starter_data.py                                 # all of it again, from where the sources usually lie
     python infra/starter_data.py prompts --from prompts=DIR      # this one only; the others stay as they are packed
-    python infra/starter_data.py --full --to data-full           # every picture of fashion, for benchmarks; not packed
+    python infra/starter_data.py --full                          # every picture of fashion; not packed
 
 It downloads nothing: where a source is not at hand, it says which package holds it. What is rebuilt is byte for byte
 what is packed, as long as the same libraries write it: a Parquet file holds the version of pyarrow, a PNG hangs on
 Pillow's zlib, a FLAC file on libFLAC (`data/prompts/README.md` names it, and digests of the samples, which stay).
+
+What `--full` builds is used where a recipe or `--set data.source=data/fashion-full` names it, and nowhere else: what
+lies on a disk must not change what a recipe trains on.
 
 A dataset is one file of `infra/starter/` with `build(source, folder)`, which fills a folder; `STARTER` lists them.
 """
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+FULL = "data/fashion-full"
 sys.path.insert(0, str(PROJECT))  # so that it runs as a plain script, from anywhere
 
 from components import manifest  # noqa: E402
@@ -78,19 +82,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--from", dest="sources", action="append", default=[], metavar="NAME=DIR", help="a source's place"
     )
-    parser.add_argument(
-        "--full", action="store_true", help="every picture of fashion, unpacked, into the folder of --to"
-    )
-    parser.add_argument("--to", type=Path, help="the folder that --full fills")
+    parser.add_argument("--full", action="store_true", help=f"every picture of fashion, unpacked, into {FULL}")
+    parser.add_argument("--to", type=Path, help="another folder for --full to fill")
     options = parser.parse_args(arguments)
-    if options.full != (options.to is not None):
-        parser.error("--full and --to DIR go together: the packed data has its own place")
+    if options.to is not None and not options.full:
+        parser.error("--to DIR goes with --full: the packed data has its own place")
     if options.full and options.names:
         parser.error("--full is of fashion alone: name no dataset beside it")
     try:
         places = {name: starter.source for name, starter in STARTER.items()} | _places(options.sources)
         if options.full:
-            fashion.build_full(places["fashion"], options.to)
+            fashion.build_full(places["fashion"], options.to or PROJECT / FULL)
         else:
             rebuild({name: places[_known(name)] for name in options.names or STARTER}, PROJECT)
     except AtelierError as error:

@@ -106,8 +106,8 @@ def test_a_misspelt_dataset_is_refused(arguments: list[str], said: str, capsys: 
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--full"], ["--to", "x"], ["prompts", "--full", "--to", "x"]])
-def test_full_and_its_folder_go_together_and_name_no_dataset(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--to", "x"], ["prompts", "--full"], ["prompts", "--full", "--to", "x"]])
+def test_a_folder_goes_with_full_alone_and_full_with_no_dataset(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         starter_data.main(arguments)
 

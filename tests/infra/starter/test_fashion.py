@@ -1,6 +1,8 @@
 """The packed part of Fashion-MNIST."""
 
+import gzip
 import io
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from components.ingestion import ingest
 from components.modalities.image.rows import near_hash
 from components.recipe import Data, HeldOut
 from components.store import Store, file_sha256
+from infra import starter_data
 from infra.starter import fashion
 
 PACKED_VERSION = "md5:3257dd4bc563ed8839e5962b44df7045.dir"  # models are registered with it: it must never change
@@ -69,6 +72,41 @@ def test_repeated_and_near_pictures_are_passed_over() -> None:
     assert fashion._first(pictures, 3) == [0, 2, 3]
     near = {near_hash(Image.fromarray(grey[2]))}  # brighter by one level is near, not equal
     assert fashion._first(pictures, 10, equal={grey[1].tobytes()}, near=near) == [0, 5]
+
+
+def idx_files(folder: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """The four files of a source as small as that; the pixels of each side."""
+    folder.mkdir(parents=True)
+    pixels = {
+        name: np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8) for name, count in counts.items()
+    }
+    for name, count in counts.items():
+        labels = bytes(number % 10 for number in range(count))
+        images = struct.pack(">BBBBIII", 0, 0, 8, 3, count, 28, 28) + pixels[name].tobytes()
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(struct.pack(">BBBBI", 0, 0, 8, 1, count) + labels)
+        )
+    return pixels
+
+
+def test_all_of_it_is_built_repeats_too_and_trained_on_as_its_own_files_would_be(tmp_path: Path) -> None:
+    pixels = idx_files(tmp_path / "data/idx", {"train": 20, "t10k": 10})
+    to = tmp_path / "data/fashion-full"
+    assert starter_data.main(["--full", "--from", f"fashion={tmp_path / 'data/idx'}", "--to", str(to)]) == 0
+    found = {}
+    for source, side in (("data/fashion-full", "held_out"), ("data/idx", "t10k")):
+        data, store = Data(source=source, held_out=HeldOut(column="split", value=side)), Store(tmp_path / "store")
+        dataset = ingest(data, modality="image", project=tmp_path, store=store)
+        (part,) = store.path(dataset.rows).glob("*.parquet")
+        found[source] = pq.read_table(part).sort_by("id").select(["id", "label", "split"]).to_pylist()
+        decoded = [
+            np.asarray(Image.open(io.BytesIO(row))) for row in pq.read_table(part).sort_by("id")["payload"].to_pylist()
+        ]
+        assert np.stack(decoded).tobytes() == pixels["t10k"].tobytes() + pixels["train"].tobytes()
+    assert found["data/fashion-full"] == found["data/idx"]
+    assert Counter(row["split"] for row in found["data/idx"]) == {"train": 20, "held_out": 10}
+    assert yaml.safe_load((to / "README.md").read_text().split("---\n")[1])["counts"] == {"train": 20, "held_out": 10}
 
 
 def test_all_of_it_needs_the_source_too(tmp_path: Path) -> None:
