@@ -143,7 +143,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
 
     @torch.inference_mode()
     def sample(self, seeds: Sequence[int], *, controls: Sequence[K], conditions: Batch | None = None) -> B:
-        """One sample per seed, equal to the byte whoever else is in the batch.
+        """One sample per seed, on the CPU, equal to the byte whoever else is in the batch.
 
         Rows run padded to a fixed shape, since a kernel may round otherwise at another one. `conditions` holds the
         row that each sample is made from, where the family edits; others are given none.
@@ -155,14 +155,15 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
             raise ValueError(f"{len(seeds)} samples are asked for and {rows} rows given; give one to make each from")
         if not self.edits and conditions is not None:
             raise ValueError("this family makes its samples from seeds alone, and rows were given")
+        device = next(self.parameters()).device
         batches = []
         for start in range(0, len(seeds), self.rows):
             kept = range(start, min(start + self.rows, len(seeds)))
             index = [*kept] + [start] * (self.rows - len(kept))
-            given = None if conditions is None else conditions.rows(torch.tensor(index))
+            given = None if conditions is None else conditions.rows(torch.tensor(index)).to(device)
             drawn = self.draw([seeds[i] for i in index], [controls[i] for i in index], given)
             batches.append(drawn.rows(slice(len(kept))))
-        return join(batches)
+        return join(batches).to(torch.device("cpu"))
 
     def save(self, directory: Path) -> None:
         """Write `model.safetensors` and `config.json` with only what is served."""

@@ -28,7 +28,7 @@ dt { color: var(--dim); } dd { margin: 0; font-variant-numeric: tabular-nums; ov
 .table { overflow-x: auto; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
 th { font-weight: 600; } td small { color: var(--dim); }
 """
 
@@ -40,10 +40,11 @@ def page(verdicts: Sequence[Verdict], trained: Sequence[Trained], *, winner: str
     """
     model, scores = escape(verdicts[0].model), verdicts[0].scores
     sheets = "\n".join(_sheets(verdicts, trained, winner, store))
+    count = f"{len(verdicts)} candidates" if len(verdicts) > 1 else "One candidate"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{model}: candidates</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>\n'
-        f"<h1>{model}</h1>\n<p>{len(verdicts)} candidates, {scores.samples:,} samples of each of {len(scores.seeds)} "
+        f"<h1>{model}</h1>\n<p>{count}, {scores.samples:,} samples of each of {len(scores.seeds)} "
         "seeds; what stands at the same place of two sheets was drawn from the same seed.</p>\n"
         f'<div class="sheets">\n{sheets}\n</div>\n{_gates(verdicts)}\n{_metrics(verdicts)}\n</body></html>\n'
     )

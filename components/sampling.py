@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from components import bundle, controls, families, modalities
@@ -111,8 +112,12 @@ def _refuse_no_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value}; it must be a finite number")
 
 
-def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> Endpoint:
-    """The endpoint of a bundle; its bytes are checked against `digest`, where given, before any is parsed."""
+def load(directory: Path, *, digest: str | None = None, device: str | None = None) -> Endpoint:
+    """The endpoint of a bundle; its bytes are checked against `digest`, where given, before any is parsed.
+
+    It draws on `device`: where none is named, on the GPU if there is one. On another device the same seed is another
+    sample by a rounding.
+    """
     if digest is not None and (found := digest_of(directory)) != digest:
         raise AtelierError(
             f"the bundle in {directory} does not match its digest: {found} instead of {digest}. Its bytes were "
@@ -133,7 +138,7 @@ def load(directory: Path, *, digest: str | None = None, device: str = "cpu") -> 
             f"the weights of {endpoint.model} in {directory} do not fit the code of {model.family!r} as it is now: "
             f"{' '.join(str(error).split())}. Give what changed a family name of its own, or undo it."
         ) from None
-    sampler = sampler.to(device)
+    sampler = sampler.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Endpoint(
         card=endpoint,
         family=model.family,

@@ -1,14 +1,16 @@
-"""Variational auto-encoder (Kingma and Welling, 2013, arXiv:1312.6114), with convolutions.
+"""Variational auto-encoder (Kingma and Welling, 2013, arXiv:1312.6114).
 
 A picture's grey level is the mean of a Bernoulli variable, as is usual on MNIST and its kin. The stride-2 encoder and
-its mirror follow the convolutional VAE of arXiv:1606.05579 at half its width and depth. On request: free bits
-(arXiv:1606.04934), labels beside what encoder and decoder read (the conditional VAE of arXiv:1406.5298, M2 with every
-row labelled), and the importance-weighted bound (arXiv:1509.00519) and the likeness of reconstructions among the
-curves.
+its mirror follow the convolutional VAE of arXiv:1606.05579 at half its width and depth; the paper's own networks, of
+one hidden layer, are there on request, and so are free bits (arXiv:1606.04934), labels beside what encoder and decoder
+read (the conditional VAE of arXiv:1406.5298, M2 with every row labelled), and the importance-weighted bound
+(arXiv:1509.00519) and the likeness of reconstructions among the curves.
 B batch, Z latent, K classes, S importance samples, C channels, H W sides.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -23,13 +25,12 @@ from components.fidelity import psnr, ssim
 from components.layers import normal_like, seeded_normal
 from components.modalities.image.batch import ANY, Images, ImageSpec, given_labels, labels, refuse_label
 
-CONVOLUTIONS = 5  # modules of the encoder before its first linear layer, which is where labels come in
-
 
 class Config(contract.Config):
     latent_dim: int = Field(16, ge=1)
     width: int = Field(16, ge=1)
     hidden: int = Field(256, ge=1)
+    network: Literal["convolutions", "perceptron"] = "convolutions"  # the paper's is the latter, of one hidden layer
     beta: float = Field(1.0, ge=0)  # weight of the divergence, arXiv:1804.03599; 1 is the bound itself
     free_bits: float = Field(0.0, ge=0)  # nats of each latent that cost nothing; the paper tries 0.125 to 2
     conditional: bool = False  # on the labels of the data, which the control `label` then asks for
@@ -55,27 +56,21 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
 
     def __init__(self, config: Config, spec: ImageSpec) -> None:
         super().__init__(config, spec)
-        if spec.size % 4:
-            raise AtelierError(f"vae halves a picture twice, so prepare.size must be a multiple of 4, not {spec.size}")
         if config.conditional and not spec.classes:
             raise AtelierError(
                 "conditional is true, but the dataset has no labels to condition on. Set conditional to false, or give "
                 "its rows labels, named in the dataset's card."
             )
-        side, width = spec.size // 4, config.width
-        flat, classes = 2 * width * side**2, len(spec.classes) if config.conditional else 0
+        classes = len(spec.classes) if config.conditional else 0
+        inward, outward, flat = _convolutions(config, spec) if config.network == "convolutions" else _perceptron(spec)
+        self.layers_before_labels = len(inward)
         self.encoder = nn.Sequential(
-            nn.Conv2d(spec.channels, width, 4, 2, 1), nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-            nn.Linear(flat + classes, config.hidden), nn.ReLU(),
+            *inward, nn.Linear(flat + classes, config.hidden), nn.ReLU(),
             nn.Linear(config.hidden, 2 * config.latent_dim),
         )  # fmt: skip
         self.decoder = nn.Sequential(
-            nn.Linear(config.latent_dim + classes, config.hidden), nn.ReLU(),
-            nn.Linear(config.hidden, flat), nn.ReLU(), nn.Unflatten(1, (2 * width, side, side)),
-            nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.ReLU(),
-            nn.ConvTranspose2d(width, spec.channels, 4, 2, 1),
-        )  # fmt: skip
+            nn.Linear(config.latent_dim + classes, config.hidden), nn.ReLU(), nn.Linear(config.hidden, flat), *outward
+        )
 
     def optimizers(self) -> Mapping[str, Optimizer]:
         return {"main": Adam(self.parameters(), self.config.lr)}
@@ -154,8 +149,8 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
         if not self.config.conditional:
             both_B2Z = self.encoder(batch.pixels)
         else:
-            seen = self.encoder[:CONVOLUTIONS](batch.pixels)
-            both_B2Z = self.encoder[CONVOLUTIONS:](torch.cat([seen, self._one_hot(batch.labels)], dim=1))
+            seen = self.encoder[: self.layers_before_labels](batch.pixels)
+            both_B2Z = self.encoder[self.layers_before_labels :](torch.cat([seen, self._one_hot(batch.labels)], dim=1))
         mean_BZ, log_variance_BZ = both_B2Z.chunk(2, dim=1)
         return mean_BZ, log_variance_BZ
 
@@ -174,6 +169,31 @@ class Model(Family[Config, Controls, ImageSpec, Images]):
     def _readings(self, batch: Images, generator: torch.Generator) -> dict[str, Tensor]:
         tight_B = self.bound(batch, self.config.importance_samples, generator)
         return {f"bound_{self.config.importance_samples}": tight_B.mean(), **self.likeness(batch)}
+
+
+def _convolutions(config: Config, spec: ImageSpec) -> tuple[list[nn.Module], list[nn.Module], int]:
+    """What comes before the linear layers of the encoder and after those of the decoder, and their width between."""
+    if spec.size % 4:
+        raise AtelierError(
+            f"vae halves a picture twice, so prepare.size must be a multiple of 4, not {spec.size}. Change it, or set "
+            "network to perceptron, which takes any size."
+        )
+    side, width = spec.size // 4, config.width
+    inward = [
+        nn.Conv2d(spec.channels, width, 4, 2, 1), nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+    ]  # fmt: skip
+    outward = [
+        nn.ReLU(), nn.Unflatten(1, (2 * width, side, side)),
+        nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.ReLU(),
+        nn.ConvTranspose2d(width, spec.channels, 4, 2, 1),
+    ]  # fmt: skip
+    return inward, outward, 2 * width * side**2
+
+
+def _perceptron(spec: ImageSpec) -> tuple[list[nn.Module], list[nn.Module], int]:
+    shape = (spec.channels, spec.size, spec.size)
+    return [nn.Flatten()], [nn.Unflatten(1, shape)], math.prod(shape)
 
 
 def _bernoulli_nats(logits_BCHW: Tensor, pixels_BCHW: Tensor) -> Tensor:

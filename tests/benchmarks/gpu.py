@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -38,7 +39,8 @@ def main(arguments: list[str]) -> None:
     """A row of the table for each family and batch size."""
     asked = _asked(arguments)
     if asked.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("bench-gpu found no CUDA device here. `--device cpu` tries the same benchmark without one.")
+        print("bench-gpu found no CUDA device. `--device cpu` tries the same benchmark without one.", file=sys.stderr)
+        sys.exit(2)
     if asked.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     card = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
@@ -47,11 +49,11 @@ def main(arguments: list[str]) -> None:
         for size in asked.batch:
             cells.append(_measure(name, size, asked))
             print(_row(cells[-1]), flush=True)
+            if asked.out:
+                asked.out.write_text(json.dumps({"card": card, "torch": torch.__version__, "cells": cells}) + "\n")
             if cells[-1]["waits"]:
                 print(f"{name} waits for the device within a step: {cells[-1]['waits']}", flush=True)
     print(f"\n| {card} | {' | '.join(COLUMNS)} |\n|---{'|--:' * len(COLUMNS)}|", *map(_row, cells), sep="\n")
-    if asked.out:
-        asked.out.write_text(json.dumps({"card": card, "torch": torch.__version__, "cells": cells}, indent=1) + "\n")
 
 
 def _asked(arguments: list[str]) -> Any:
@@ -68,13 +70,14 @@ def _asked(arguments: list[str]) -> Any:
 
 def _measure(name: str, size: int, asked: Any) -> dict[str, Any]:
     settings = Train(steps=10**6, batch_size=size, compile=asked.compile)
-    loop, bare = training.Loop(_build(name), settings), _Bare(name, settings)
+    loop = training.Loop(_build(name), settings)
     counted = _operations(name, size, loop.accelerator.device)
     if asked.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     _whole(loop, WARM)
     waits = _waits(loop) if asked.device == "cuda" else None
     peak_bytes = torch.cuda.max_memory_allocated() if asked.device == "cuda" else None
+    bare = _Bare(name, settings)
     bare(WARM)
     steps = max(1, round(asked.seconds / _timed(lambda: _whole(loop, WARM)) * WARM))
     ours, plain = [], []
@@ -88,7 +91,7 @@ def _measure(name: str, size: int, asked: Any) -> dict[str, Any]:
         "family": name, "batch": size, "rows_per_second": rates, "operations_per_row": counted / size,
         "share_of_peak": peak and statistics.median(rates) * counted / size / peak, "peak_bytes": peak_bytes,
         "to_bare": [other / seconds for other, seconds in zip(plain, ours, strict=True)],
-        "drawn_per_second": _drawn(loop.family), "waits": waits,
+        "drawn_per_second": _drawn(loop.family, asked.rounds), "waits": waits,
     }  # fmt: skip
 
 
@@ -101,6 +104,8 @@ def _waits(loop: training.Loop) -> str | None:
         for batch in batches:
             loop.advance(batch)
     except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
         return str(error)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -117,7 +122,7 @@ def _row(cell: dict[str, Any]) -> str:
         "" if cell["share_of_peak"] is None else f"{cell['share_of_peak']:.1%}",
         "" if cell["peak_bytes"] is None else f"{cell['peak_bytes'] / 2**20:,.0f}",
         _spread(cell["to_bare"], ".3f"),
-        f"{cell['drawn_per_second']:,.0f}",
+        _spread(cell["drawn_per_second"], ",.0f"),
     ]
     return f"| {cell['family']}, {cell['batch']} | {' | '.join(told)} |"
 
@@ -145,7 +150,10 @@ def _whole(loop: training.Loop, steps: int) -> None:
 
 
 class _Bare:
-    """The shortest loop that trains the same family with the same aids."""
+    """The shortest loop that trains the same family with the same aids.
+
+    It makes gradients for the networks that a phase leaves alone, which the product's loop saves.
+    """
 
     def __init__(self, name: str, settings: Train) -> None:
         whole = training.Loop(_build(name), settings)  # laid out, fused and compiled as there
@@ -198,20 +206,21 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def _drawn(family: Family[Any, Any, Any, Any]) -> float:
-    """Samples a second of the family as it serves, after a first pass that is not timed."""
-    family.eval()
-    controls = families.get(type(family).__module__.rsplit(".", 1)[-1]).Controls()
-    given = family.spec.given(Images(torch.zeros(DRAWN, 1, 28, 28, device=next(family.parameters()).device)))
+def _drawn(trained: Family[Any, Any, Any, Any], rounds: int) -> list[float]:
+    """Samples a second of the family as it serves, saved and restored, after a first pass that is not timed."""
+    device, module = next(trained.parameters()).device, families.get(type(trained).__module__.rsplit(".", 1)[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        trained.save(Path(folder))
+        family = module.Model.restore(trained.config, trained.spec, Path(folder) / "model.safetensors").to(device)
+    controls = module.Controls()
+    given = family.spec.given(Images(torch.zeros(DRAWN, 1, 28, 28, device=device)))
 
     def draw(count: int) -> None:
         conditions = None if given is None else given.rows(slice(count))
         family.sample(range(count), controls=[controls] * count, conditions=conditions)
 
     draw(family.rows)
-    seconds = _timed(lambda: draw(DRAWN))
-    family.train()
-    return DRAWN / seconds
+    return [DRAWN / _timed(lambda: draw(DRAWN)) for _ in range(rounds)]
 
 
 def _timed(work: Callable[[], None]) -> float:

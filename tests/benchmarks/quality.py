@@ -60,6 +60,7 @@ LABEL = {"label": {"default": "any"}}
 COSINE = {"schedule": "cosine"}
 CONTENDERS: dict[str, Contender | public.Arm] = {
     "vae": Contender("vae", 64),
+    "vae, perceptron": Contender("vae", 64, {"network": "perceptron", "hidden": 512}),
     "dcgan": Contender("dcgan", 32, {"width": 16, "lr": 0.001}),
     "wgan_gp": Contender("wgan_gp", 16),
     "cgan": Contender("cgan", 32, controls=LABEL),

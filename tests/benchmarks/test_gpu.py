@@ -40,7 +40,7 @@ def test_it_runs_where_only_torch_safetensors_pydantic_and_accelerate_are(tmp_pa
     cells = json.loads((tmp_path / "cells").read_text())["cells"]
     assert [cell["family"] for cell in cells] == ["vae", "stylegan2"]
     for cell in cells:
-        assert min(cell["rows_per_second"]) > 0 and cell["drawn_per_second"] > 0
+        assert min(cell["rows_per_second"]) > 0 and min(cell["drawn_per_second"]) > 0
         assert cell["operations_per_row"] > 1e5
         assert cell["family"] in ended.stdout
 
@@ -49,5 +49,5 @@ def test_it_runs_where_only_torch_safetensors_pydantic_and_accelerate_are(tmp_pa
 @pytest.mark.skipif("__import__('torch').cuda.is_available()")
 def test_without_a_gpu_it_says_so() -> None:
     ended = run()
-    assert ended.returncode != 0
+    assert ended.returncode == 2
     assert "no CUDA device" in ended.stderr

@@ -105,6 +105,16 @@ class TestConditionalVae(FamilyContract):
                 self.build().loss("main", batch, step=1, generator=torch.Generator())
 
 
+def test_perceptrons_take_pictures_of_any_size_and_labels_too() -> None:
+    spec = ImageSpec(channels=3, size=7, classes=("left", "right"))
+    family = vae_of(spec, {"hidden": 8}, network="perceptron", conditional=True)
+    assert [layer.in_features for layer in family.encoder if isinstance(layer, torch.nn.Linear)] == [3 * 7 * 7 + 2, 8]
+    rows = Images(torch.zeros(4, 3, 7, 7), torch.tensor([0, 1, 0, 1]))
+    assert family.loss("main", rows, step=0, generator=torch.Generator()).total.isfinite()
+    drawn = family.eval().sample([1, 2], controls=[vae.Controls(label="right")] * 2)
+    assert drawn.pixels.shape == (2, 3, 7, 7) and drawn.labels.tolist() == [1, 1]
+
+
 def vae_of(spec: ImageSpec, config: dict[str, object], **changed: object) -> vae.Model:
     torch.manual_seed(0)
     return vae.Model(vae.Config.model_validate({**config, **changed}), spec)
