@@ -155,7 +155,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
             raise ValueError(f"{len(seeds)} samples are asked for and {rows} rows given; give one to make each from")
         if not self.edits and conditions is not None:
             raise ValueError("this family makes its samples from seeds alone, and rows were given")
-        device = next(self.parameters()).device
+        device = next(iter(self.state_dict().values())).device
         batches = []
         for start in range(0, len(seeds), self.rows):
             kept = range(start, min(start + self.rows, len(seeds)))

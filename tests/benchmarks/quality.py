@@ -2,9 +2,13 @@
 
 A cell is a contender at a budget: trained on the pictures of `data/fashion` by the loop of the product, scored through
 the door of serving, in a process of its own. Cells are kept in `quality.json` beside this file and not measured again;
-name some to measure them anew (`python -m tests.benchmarks.quality vae flow_matching`). The number of steps follows
-from a short run before, so that a schedule knows its end; that run is not counted. Public implementations compete
-with the same pictures, budgets and scores (`public.py`). `ATELIER_BENCH_KEPT` names another file to keep cells in.
+name some to measure them anew (`python -m tests.benchmarks.quality vae flow_matching`).
+
+Speed is measured first, with nothing else running, and says how many steps fit into the budget. Then cells are trained
+two at a time, since what so many steps teach does not depend on how long they took. Each has one thread, as the product
+gives it on two cores: with two, every family's steps took longer or hardly less. Public implementations compete with
+the same pictures, budgets and scores (`public.py`), each alone and on as many threads as it is fastest with.
+`ATELIER_BENCH_BUDGETS` names some of the budgets, `ATELIER_BENCH_KEPT` another file to keep cells in.
 """
 
 import json
@@ -14,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -25,13 +30,14 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(os.environ.get("ATELIER_BENCH_KEPT") or Path(__file__).with_suffix(".json"))
 STORE = ROOT / ".atelier" / "quality"
 SAMPLES, SEEDS = 2048, (0, 1, 2)
-PACE_SECONDS = 5.0
+PACE_SECONDS = 10.0
+TOGETHER = 2  # cells that are trained at a time
 TIMED = 512  # samples whose drawing is timed
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a contender may spend: `seconds` of each of `threads` threads."""
+    """What a contender may spend: `seconds`, on `threads` threads at most."""
 
     seconds: float
     threads: int
@@ -77,18 +83,34 @@ CONTENDERS: dict[str, Contender | public.Arm] = {
 
 def main(named: Sequence[str] = ()) -> None:
     """Each image family at each budget: cells that are not kept yet are measured, then all are shown."""
-    for title in _missing(named):
-        command = [sys.executable, "-m", "tests.benchmarks.quality", "cell", *title]
-        threads = str(BUDGETS[title[1]].threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
-        print(f"{title[0]}, {BUDGETS[title[1]].told} ...", flush=True)
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        cell = json.loads(done.stdout.splitlines()[-1])
-        kept = [other for other in cells() if (other["contender"], other["budget"]) != title]
-        lines = ",\n".join(json.dumps(each, sort_keys=True) for each in sorted([*kept, cell], key=_place))
-        KEPT.write_text(f"[\n{lines}\n]\n")
-        print(_row(cell), flush=True)
+    missing = list(_missing(named))
+    ours = [title for title in missing if isinstance(CONTENDERS[title[0]], Contender)]
+    speeds = {contender: _process("speed", contender) for contender in dict.fromkeys(title[0] for title in ours)}
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        measured = [pool.submit(_process, "cell", *title, json.dumps(speeds[title[0]])) for title in ours]
+        for cell in as_completed(measured):
+            _keep(cell.result())
+    for title in missing:
+        if title not in ours:
+            _keep(_process("public", *title))
     print(table(cells()))
+
+
+def _process(*arguments: str) -> dict[str, Any]:
+    """What a process of its own tells of it."""
+    print(", ".join(arguments[:3]), "...", flush=True)
+    command = [sys.executable, "-m", "tests.benchmarks.quality", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def _keep(cell: Mapping[str, Any]) -> None:
+    kept = [other for other in cells() if any(other[name] != cell[name] for name in ("contender", "budget"))]
+    lines = ",\n".join(json.dumps(each, sort_keys=True) for each in sorted([*kept, cell], key=_place))
+    KEPT.write_text(f"[\n{lines}\n]\n")
+    print(_row(cell), flush=True)
 
 
 def cells() -> list[dict[str, Any]]:
@@ -142,26 +164,18 @@ def _row(cell: Mapping[str, Any]) -> str:
     return f"| {cell['contender']} | {' | '.join(told)} |"
 
 
-def _measure(title: str, key: str) -> dict[str, Any]:
-    """One cell, in this process and on as many threads as it was given."""
-    import torch
-
-    from components import bundle, encoders, evaluation, sampling, training
-    from components.recipe import Candidate, Evaluate, Train
+def _measure(title: str, key: str, speed: Mapping[str, float]) -> dict[str, Any]:
+    """One cell, in this process."""
+    from components import bundle, encoders, evaluation, training
+    from components.recipe import Evaluate
     from components.store import Store
 
-    contender, budget, store = CONTENDERS[title], BUDGETS[key], Store(STORE)
-    torch.set_num_threads(budget.threads)
-    if isinstance(contender, public.Arm):
-        return _measure_public(title, contender, key, store)
+    contender, store = CONTENDERS[title], Store(STORE)
+    assert isinstance(contender, Contender)
     shards = _shards(contender.prepare, store)
     encoder = encoders.fit(shards, modality="image", store=store)
-    settings = {"batch_size": contender.batch_size, **contender.train}
-    candidate = Candidate(family=contender.family, config=dict(contender.config), train=Train(**settings))
-    steps = max(1, round(budget.seconds * _pace(candidate, shards, store)))
-    candidate = candidate.model_copy(
-        update={"train": candidate.train.model_copy(update={"steps": steps, "checkpoint_every": steps})}
-    )
+    steps = max(1, round(BUDGETS[key].seconds * speed["steps_per_second"]))
+    candidate = _candidate(contender, steps=steps, checkpoint_every=steps)
     spent = time.process_time()
     trained = training.train(
         title, candidate, shards, job=f"{time.time_ns()}", modality="image", store=store,
@@ -173,37 +187,55 @@ def _measure(title: str, key: str) -> dict[str, Any]:
     scores = evaluation.evaluate(
         made, shards, encoder, Evaluate(samples=SAMPLES, seeds=SEEDS), modality="image", store=store
     )
-    endpoint = sampling.load(store.path(made))
-    begun = time.perf_counter()
-    endpoint.sample(range(TIMED), given=_given(endpoint))
-    drawn = TIMED / (time.perf_counter() - begun)
     for sheet in store.path(scores.pictures).glob("*.png"):
         sheets = STORE / "sheets" / f"{title}, {key}"
         sheets.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(sheet, sheets / sheet.name)
     return {
-        "contender": title, "budget": key, "steps": trained.steps, "seconds": round(trained.seconds, 1),
+        "contender": title, "budget": key, "steps": trained.steps, "seconds": BUDGETS[key].seconds,
         "cpu_seconds": round(spent, 1), "parameters": trained.parameters,
-        "samples_per_second": round(trained.samples_per_second, 1), "drawn_per_second": round(drawn, 1),
-        "values": {name: [round(value, 4) for value in values] for name, values in scores.values.items()},
-        "floor": {name: round(value, 4) for name, value in scores.floor.items()},
-        "rows": shards.validated.accepted, "torch": torch.__version__, "day": time.strftime("%Y-%m-%d"),
-        "config": dict(contender.config), "train": settings,
+        "samples_per_second": round(speed["steps_per_second"] * contender.batch_size, 1),
+        "drawn_per_second": round(speed["drawn_per_second"], 1),
+        "values": _rounded(scores.values), "floor": _rounded(scores.floor),
+        "config": dict(contender.config), "train": {"batch_size": contender.batch_size, **contender.train},
+        **_circumstances(shards),
     }  # fmt: skip
 
 
-def _measure_public(title: str, arm: public.Arm, key: str, store: Any) -> dict[str, Any]:
-    budget, shards = BUDGETS[key], _shards({}, store)
-    told = public.measure(
-        arm, shards, seconds=budget.seconds, threads=budget.threads, samples=SAMPLES, seeds=SEEDS, store=store,
-        workspace=STORE / "public", sheets=STORE / "sheets" / f"{title}, {key}",
-    )  # fmt: skip
-    values = {name: [round(value, 4) for value in values] for name, values in told["values"].items()}
+def _candidate(contender: Contender, **train: Any) -> Any:
+    from components.recipe import Candidate, Train
+
+    settings = Train(**{"batch_size": contender.batch_size, **contender.train, **train})
+    return Candidate(family=contender.family, config=dict(contender.config), train=settings)
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **told, "contender": title, "budget": key, "values": values,
-        "floor": {name: round(value, 4) for name, value in told["floor"].items()},
-        "rows": shards.validated.accepted, "day": time.strftime("%Y-%m-%d"),
-        "config": dict(arm.settings), "train": {"batch_size": arm.batch_size},
+        name: [round(one, 4) for one in value] if isinstance(value, list | tuple) else round(value, 4)
+        for name, value in values.items()
+    }
+
+
+def _circumstances(shards: Any) -> dict[str, Any]:
+    import torch
+
+    return {"rows": shards.validated.accepted, "torch": torch.__version__, "day": time.strftime("%Y-%m-%d")}
+
+
+def _measure_public(title: str, key: str) -> dict[str, Any]:
+    from components.store import Store
+
+    arm, store, budget = CONTENDERS[title], Store(STORE), BUDGETS[key]
+    assert isinstance(arm, public.Arm)
+    shards = _shards({}, store)
+    told = public.measure(
+        arm, shards, seconds=budget.seconds, threads=min(budget.threads, arm.threads), samples=SAMPLES, seeds=SEEDS,
+        store=store, workspace=STORE / "public", sheets=STORE / "sheets" / f"{title}, {key}",
+    )  # fmt: skip
+    return {
+        **told, "contender": title, "budget": key, "values": _rounded(told["values"]),
+        "floor": _rounded(told["floor"]), "config": dict(arm.settings), "train": {"batch_size": arm.batch_size},
+        **_circumstances(shards),
     }  # fmt: skip
 
 
@@ -220,32 +252,39 @@ def _shards(options: Mapping[str, Any], store: Any) -> Any:
     return preprocessing.prepare(validated, prepare, modality="image", store=store)
 
 
-def _pace(candidate: Any, shards: Any, store: Any) -> float:
-    """Steps a second of CPU time of a thread, of a network that is thrown away."""
-    from components import loading, modalities, training
+def _speed(title: str) -> dict[str, float]:
+    """Steps a second, and samples drawn a second, of networks that are thrown away."""
+    from components import families, loading, modalities, training
     from components.modalities.image.batch import ImageSpec
+    from components.store import Store
 
-    family = training.build(candidate, ImageSpec.model_validate(shards.spec))
-    loop = training.Loop(family, candidate.train.model_copy(update={"steps": 10**6}))
+    contender, store = CONTENDERS[title], Store(STORE)
+    assert isinstance(contender, Contender)
+    shards = _shards(contender.prepare, store)
+    candidate = _candidate(contender, steps=10**6)
+    loop = training.Loop(training.build(candidate, ImageSpec.model_validate(shards.spec)), candidate.train)
     split = modalities.part("image", "shards").open_split(store.path(shards.shards), "train")
-    rows = loading.batches(split, size=candidate.train.batch_size, seed=0, start=0)
+    rows = loading.batches(split, size=contender.batch_size, seed=0, start=0)
     for _ in range(20):
         loop.advance(next(rows))
     begun, first = time.perf_counter(), loop.step
     while time.perf_counter() - begun < PACE_SECONDS:
         loop.advance(next(rows))
-    return (loop.step - first) / (time.perf_counter() - begun)
-
-
-def _given(endpoint: Any) -> Any:
-    """What each timed sample is made from, where the model edits."""
-    import torch
-
-    return endpoint.example().rows(torch.zeros(TIMED, dtype=torch.long)) if endpoint.edits else None
+    steps_per_second = (loop.step - first) / (time.perf_counter() - begun)
+    family, batch = loop.family.eval(), next(loading.batches(split, size=TIMED, seed=0, start=0))
+    begun = time.perf_counter()
+    controls = [families.get(contender.family).Controls()] * TIMED
+    family.sample(range(TIMED), controls=controls, conditions=family.spec.given(batch))
+    return {"steps_per_second": steps_per_second, "drawn_per_second": TIMED / (time.perf_counter() - begun)}
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["cell"]:
-        print(json.dumps(_measure(*sys.argv[2:4])))
-    else:
-        main(sys.argv[1:])
+    match sys.argv[1:]:
+        case ["speed", title]:
+            print(json.dumps(_speed(title)))
+        case ["cell", title, key, speed]:
+            print(json.dumps(_measure(title, key, json.loads(speed))))
+        case ["public", title, key]:
+            print(json.dumps(_measure_public(title, key)))
+        case named:
+            main(named)
