@@ -4,10 +4,10 @@ A cell is a contender at a budget: trained on the pictures of `data/fashion` by 
 the door of serving, in a process of its own. Cells are kept in `quality.json` beside this file and not measured again;
 name some to measure them anew (`python -m tests.benchmarks.quality vae flow_matching`).
 
-Speed is measured first, with nothing else running, and says how many steps fit into the budget. Then cells are trained
-two at a time, since what so many steps teach does not depend on how long they took. Each has one thread, as the product
-gives it on two cores: with two, every family's steps took longer or hardly less. Public implementations compete with
-the same pictures, budgets and scores (`public.py`), each alone and on as many threads as it is fastest with.
+Speed is measured first, with nothing else running, and says how many steps fit into the budget. Public implementations
+(`public.py`) compete with the same pictures, budgets and scores, each alone and on as many threads as it is fastest
+with. Then our cells are trained two at a time, since what so many steps teach does not depend on how long they took.
+Each has one thread, as the product gives it on two cores: with two, every family's steps took longer or hardly less.
 `ATELIER_BENCH_BUDGETS` names some of the budgets, `ATELIER_BENCH_KEPT` another file to keep cells in.
 """
 
@@ -68,6 +68,7 @@ CONTENDERS: dict[str, Contender | public.Arm] = {
     "vae": Contender("vae", 64),
     "vae, perceptron": Contender("vae", 64, {"network": "perceptron", "hidden": 512}),
     "dcgan": Contender("dcgan", 32, {"width": 16, "lr": 0.001}),
+    "dcgan, width 8": Contender("dcgan", 32, {"width": 8, "lr": 0.001}),
     "wgan_gp": Contender("wgan_gp", 16),
     "cgan": Contender("cgan", 32, controls=LABEL),
     "infogan": Contender("infogan", 32, controls={"code": {"default": -1, "at_least": -1, "at_most": 9}}),
@@ -86,13 +87,13 @@ def main(named: Sequence[str] = ()) -> None:
     missing = list(_missing(named))
     ours = [title for title in missing if isinstance(CONTENDERS[title[0]], Contender)]
     speeds = {contender: _process("speed", contender) for contender in dict.fromkeys(title[0] for title in ours)}
+    for title in missing:
+        if title not in ours:
+            _keep(_process("public", *title))
     with ThreadPoolExecutor(TOGETHER) as pool:
         measured = [pool.submit(_process, "cell", *title, json.dumps(speeds[title[0]])) for title in ours]
         for cell in as_completed(measured):
             _keep(cell.result())
-    for title in missing:
-        if title not in ours:
-            _keep(_process("public", *title))
     print(table(cells()))
 
 
