@@ -101,7 +101,8 @@ def _process(*arguments: str) -> dict[str, Any]:
     """What a process of its own tells of it."""
     print(", ".join(arguments[:3]), "...", flush=True)
     command = [sys.executable, "-m", "tests.benchmarks.quality", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    ours = {} if arguments[0] == "public" else {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, **ours}  # threads that sleep while they wait halve the speed of others
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
