@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from components import mlflow_database
 from components.errors import AtelierError
 from components.ledger import ALIASES, Alias, Display, Ledger
 
@@ -112,6 +113,7 @@ def registry(tracking_uri: str) -> "Iterator[MlflowClient]":
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        mlflow_database.make_whole(tracking_uri)
         yield MlflowClient(tracking_uri, registry_uri=tracking_uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise AtelierError(

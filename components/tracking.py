@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from components import mlflow_database
 from components.errors import AtelierError
 from components.records import Scores, Trained, Verdict
 from components.store import Store
@@ -62,6 +63,7 @@ class Tracking:
 
         shown = Shown(recipe, trained, scores, verdict, store)
         try:
+            mlflow_database.make_whole(self.uri)
             client = MlflowClient(self.uri, registry_uri=self.uri)
             experiment = self._experiment(client, recipe)
             run = _find(client, experiment, trained) or _create(client, experiment, shown)

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
+from components import mlflow_database
 from components.closure import ROOT
 from components.errors import AtelierError
 from components.packaging import SERVICE
@@ -145,6 +146,7 @@ def up(platform: Platform, *, say: Callable[[str], None], ready: Callable[[Super
         refuse_taken(platform)
         keys.init_signing(place)  # the endpoints read it as they start, and may be up before the first run
         rollout.publish(place)
+        mlflow_database.make_whole(place.tracking_uri)
         leash.tie(grace=GRACE_SECONDS)
         supervisor = Supervisor(platform.parts(), say=say, changed=lambda parts: _note(platform, parts))
         try:

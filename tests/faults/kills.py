@@ -64,15 +64,16 @@ class Line:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert process.stderr is not None
-        if point.after:
-            for words in process.stderr:
-                if words[:2] in ("+ ", "= ") and words[2:].startswith(point.after):
-                    break
+        words = ""
+        while point.after and (line := process.stderr.readline()):
+            words += line
+            if line[:2] in ("+ ", "= ") and line[2:].startswith(point.after):
+                break
         try:
             process.wait(point.seconds)
         except subprocess.TimeoutExpired:
             (os.killpg if point.group else os.kill)(process.pid, point.number)
-        words = process.stderr.read()  # to its end: a pipe that nobody reads would hold it up
+        words += process.stderr.read()  # to its end: a pipe that nobody reads would hold it up
         code = process.wait(STOPS_WITHIN)
         if stopped := code in (-signal.SIGKILL, 130):
             self.kills.append(str(point))
