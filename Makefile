@@ -61,7 +61,7 @@ hooks: .venv/ready ## run ruff, mypy and the import contracts before each commit
 	@$(BIN)/pre-commit install
 
 lock: .venv/ready ## resolve pyproject.toml again into requirements.lock
-	@$(BIN)/uv pip compile -q pyproject.toml --all-extras --no-emit-find-links --no-emit-index-url --no-annotate \
+	@$(BIN)/uv pip compile -q pyproject.toml --extra dev --no-emit-find-links --no-emit-index-url --no-annotate \
 	  --no-header -c requirements.lock -o requirements.lock.new
 	@sed 's/+cpu$$//' requirements.lock.new > requirements.lock && rm requirements.lock.new
 

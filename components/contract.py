@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 BUNDLE_FORMAT = 1
+AVERAGED = (
+    "network",
+    "generator",
+    "generators",
+)  # what families call the network of which `average` is a moving average
 
 
 class Strict(BaseModel):
@@ -98,9 +103,34 @@ class Sampler(Protocol[B_co, K_contra]):
     edits: ClassVar[bool]
     alike: ClassVar[tuple[str, ...]]
 
+    consecutive: ClassVar[bool]
+
     def sample(
         self, seeds: Sequence[int], *, controls: Sequence[K_contra], conditions: Batch | None = None
     ) -> B_co: ...
+
+    def refuse(self, controls: K_contra) -> None: ...
+
+    def nats(self, rows: Any, memory: Any = None) -> tuple[Tensor, Any] | None: ...
+
+    def stepper(self) -> "Stepper[K_contra] | None": ...
+
+
+class Stepper(Protocol[K_contra]):
+    """Samples that are made a token at a time, each in a slot of its own: one joins or leaves between two steps."""
+
+    @property
+    def free(self) -> int:
+        """Slots without a sample."""
+
+    def admit(self, seed: int, controls: K_contra) -> int:
+        """The slot in which a sample is begun; a `ValueError` where none is free."""
+
+    def evict(self, slot: int) -> None:
+        """Free a slot whose sample nobody waits for any more."""
+
+    def step(self) -> Sequence[tuple[int, int, bool]]:
+        """The next token of every sample by its slot, and whether it is the last, which frees the slot."""
 
 
 class Family(nn.Module, ABC, Generic[C, K, S, B]):
@@ -111,6 +141,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
     edits: ClassVar[bool] = False  # whether each sample is made from a given row, in `conditions`
     rows: ClassVar[int] = 8  # every forward pass of sampling runs at this many rows
     alike: ClassVar[tuple[str, ...]] = ()  # controls on which they must agree, as on a number of steps
+    consecutive: ClassVar[bool] = False  # whether rows go on where those of the step before ended, to carry state
 
     def __init__(self, config: C, spec: S) -> None:
         super().__init__()
@@ -134,6 +165,17 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
     def refuse(self, controls: K) -> None:
         """Raise an `AtelierError` where this model, built for its data, cannot honour such controls."""
 
+    def nats(self, rows: B, memory: Any = None) -> tuple[Tensor, Any] | None:
+        """How improbable rows are to the model, in nats [B] over all that it predicts of each; None where none can say.
+
+        With it comes what the model remembers of them: the `memory` for rows that go on where these end.
+        """
+        return None
+
+    def stepper(self) -> "Stepper[K] | None":
+        """Slots in which samples are made a token at a time; None where they are made whole."""
+        return None
+
     def after_step(self, step: int) -> None:
         """What follows a step outside of its gradients, such as a moving average."""
 
@@ -148,13 +190,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
         Rows run padded to a fixed shape, since a kernel may round otherwise at another one. `conditions` holds the
         row that each sample is made from, where the family edits; others are given none.
         """
-        if len(seeds) != len(controls):
-            raise ValueError(f"{len(seeds)} seeds but {len(controls)} controls; give one of each per sample")
-        if self.edits and (conditions is None or len(conditions) != len(seeds)):
-            rows = 0 if conditions is None else len(conditions)
-            raise ValueError(f"{len(seeds)} samples are asked for and {rows} rows given; give one to make each from")
-        if not self.edits and conditions is not None:
-            raise ValueError("this family makes its samples from seeds alone, and rows were given")
+        self._refuse_unpaired(seeds, controls, conditions)
         device = next(iter(self.state_dict().values())).device
         batches = []
         for start in range(0, len(seeds), self.rows):
@@ -164,6 +200,36 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
             drawn = self.draw([seeds[i] for i in index], [controls[i] for i in index], given)
             batches.append(drawn.rows(slice(len(kept))))
         return join(batches).to(torch.device("cpu"))
+
+    def _refuse_unpaired(self, seeds: Sequence[int], controls: Sequence[K], conditions: Batch | None) -> None:
+        if len(seeds) != len(controls):
+            raise ValueError(f"{len(seeds)} seeds but {len(controls)} controls; give one of each per sample")
+        if self.edits and (conditions is None or len(conditions) != len(seeds)):
+            rows = 0 if conditions is None else len(conditions)
+            raise ValueError(f"{len(seeds)} samples are asked for and {rows} rows given; give one to make each from")
+        if not self.edits and conditions is not None:
+            raise ValueError("this family makes its samples from seeds alone, and rows were given")
+
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from what `save` wrote of a model of this family; a `ValueError` where it has other weights.
+
+        A network whose moving average is served starts from that too; what is not served starts afresh.
+        """
+        own = self.state_dict()
+        served = {name: value for name, value in own.items() if name.split(".")[0] in self.served}
+        shapes = [{name: tuple(value.shape) for name, value in each.items()} for each in (served, weights)]
+        if shapes[0] != shapes[1]:
+            other = sorted(name for name in {*served, *weights} if shapes[0].get(name) != shapes[1].get(name))
+            told = ", ".join(f"{name} {shapes[1].get(name)} where this has {shapes[0].get(name)}" for name in other[:3])
+            raise ValueError(f"{len(other)} weights are others: {told}")
+        trained = {
+            f"{twin}.{rest}": value
+            for name, value in weights.items()
+            for part, _, rest in [name.partition(".")]
+            for twin in AVERAGED
+            if part == "average" and f"{twin}.{rest}" in own
+        }
+        self.load_state_dict({**own, **weights, **trained})
 
     def save(self, directory: Path) -> None:
         """Write `model.safetensors` and `config.json` with only what is served."""

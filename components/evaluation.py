@@ -17,25 +17,29 @@ SHOWN = 60  # samples on a sheet
 
 
 def evaluate(
-    bundle: Artifact, shards: Shards, encoder: Artifact, settings: Evaluate, *, modality: str, store: Store
+    bundle: Artifact, shards: Shards, encoder: Artifact | None, settings: Evaluate, *, modality: str, store: Store
 ) -> Scores:
-    """Every metric of the modality, once per sampling seed, and the sheets of samples a person looks at."""
+    """Every metric of the modality, once per sampling seed, and the sheets of samples a person looks at.
+
+    `encoder` is None for a modality that measures without one.
+    """
     _refuse_other_shape(bundle, shards, store)
     reference = _reference(shards, encoder, modality=modality, store=store)
     endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
     asked = reference.requests(endpoint.card.controls)
     given = reference.given(settings.samples)
+    foretold = reference.likelihood(endpoint.nats)
     rounds = [
-        reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked, given=given), asked)
+        foretold | reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked, given=given), asked)
         for seed in settings.seeds
     ]
     with store.writing("pictures") as pictures:
         shown = draw(endpoint, SHOWN, seed=settings.seeds[0], asked=asked, given=reference.given(SHOWN))
         for name, sheet in reference.sheets(shown).items():
-            (pictures.directory / f"{name}.png").write_bytes(sheet)
+            (pictures.directory / name).write_bytes(sheet)
     return Scores(
         bundle=bundle,
-        encoder=encoder.digest,
+        encoder=None if encoder is None else encoder.digest,
         held_out=shards.shards.digest,
         samples=settings.samples,
         seeds=settings.seeds,
@@ -114,12 +118,12 @@ def draw(
     return endpoint.sample([loading.seed_of(seed, "sample", i) for i in range(count)], requests, given)
 
 
-def _reference(shards: Shards, encoder: Artifact, *, modality: str, store: Store) -> Any:
+def _reference(shards: Shards, encoder: Artifact | None, *, modality: str, store: Store) -> Any:
     part = modalities.part(modality, "shards")
     directory = store.path(shards.shards)
     return modalities.part(modality, "metrics").Reference.of(
         part.open_split(directory, "train"),
         part.open_split(directory, "held_out"),
-        encoders.load(encoder, shards, modality=modality, store=store),
+        None if encoder is None else encoders.load(encoder, shards, modality=modality, store=store),
         classes=shards.validated.dataset.classes,
     )

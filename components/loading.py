@@ -1,6 +1,7 @@
 """Which rows a training step sees: a function of the seed and the step alone, so that resuming needs no state."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -48,6 +49,12 @@ def batches(split: Split, *, size: int, seed: int, start: int, augment: Augment 
             batch = augment(batch, generator.manual_seed(seed_of(seed, "augment", step)))
         yield batch
         step += 1
+
+
+def reading_on(split: Split, *, size: int, start: int) -> Iterator[Batch]:
+    """Batches without end from step `start` on, each row going on where it ended at the step before."""
+    for step in itertools.count(start):
+        yield split.batch(consecutive(len(split), step=step, size=size))
 
 
 def moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

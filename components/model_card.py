@@ -23,15 +23,15 @@ SETTINGS = {
 }
 
 
-def text(version: "Version", verdict: Verdict, bundle: Path, *, licence: str | None) -> str:
-    """The card of a version."""
+def text(version: "Version", verdict: Verdict, bundle: Path, *, licence: str | None, begun: str | None = None) -> str:
+    """The card of a version; `begun` names the version that its training went on from."""
     model = json.loads((bundle / "config.json").read_bytes())
     endpoint = json.loads((bundle / "endpoint.json").read_bytes())
     parts = [
         f"# {version.model}, version {version.version}",
         f"A generator of the modality {version.modality} and the family `{version.family}`, made by the recipe "
         f"`{version.model}`. It passed every gate of that recipe before it was registered.",
-        _table(("", ""), _facts(version, bundle, licence)),
+        _table(("", ""), _facts(version, bundle, licence, begun)),
         f"## Licence of the data\n\n{licence or 'It was not recorded.'}",
         "## How good it is\n\n" + _numbers(verdict),
         "## How to call it\n\n" + _calls(version, endpoint, edits=model.get("edits", False)),
@@ -40,13 +40,14 @@ def text(version: "Version", verdict: Verdict, bundle: Path, *, licence: str | N
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(version: "Version", bundle: Path, licence: str | None) -> list[tuple[str, str]]:
+def _facts(version: "Version", bundle: Path, licence: str | None, begun: str | None) -> list[tuple[str, str]]:
     weights = (bundle / "model.safetensors").stat().st_size
     return [
         ("weights", f"safetensors, {weights:,} bytes; with their cards `{version.bundle}`"),
         ("data", f"`{version.data}`"),
         ("commit of the data", f"`{version.commit or 'none'}`"),
         ("licence of the data", licence or "not recorded"),
+        *([("went on from", f"`{begun}`")] if begun else []),
         ("recipe", f"`{version.recipe}`"),
         ("MLflow run", f"`{version.run}`"),
         ("verdict", f"`{version.verdict}`"),
@@ -120,11 +121,20 @@ def _limits(verdict: Verdict, model: dict[str, Any], endpoint: dict[str, Any]) -
             f"- It makes samples of this form only: `{json.dumps(model['spec'], sort_keys=True)[:600]}`.",
             f"- At most {endpoint.get('max_samples', 16)} samples a request.",
             "- Its gates measured what is named above and nothing else. What the data leave out, so does it.",
-            f"- The metrics are distances in the features of the encoder `{verdict.scores.encoder[:19]}`: compare them "
-            "with other versions that were scored under the same one, and with no published number.",
+            *_encoded(verdict.scores.encoder),
             "- Nothing filters what it generates.",
         ]
     )
+
+
+def _encoded(encoder: str | None) -> list[str]:
+    """What the metrics compare with, where they rest on an encoder."""
+    if encoder is None:
+        return []
+    return [
+        f"- The metrics are distances in the features of the encoder `{encoder[:19]}`: compare them "
+        "with other versions that were scored under the same one, and with no published number."
+    ]
 
 
 def _table(titles: tuple[str, ...], rows: list[Any]) -> str:

@@ -1,13 +1,15 @@
 """Prepare: the accepted rows of a validated dataset as the modality's shards, each on the side its facts name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components import modalities, rows
-from components.records import Shards, Validated
+from components.errors import AtelierError
+from components.recipe import Recipe
+from components.records import Beginning, Shards, Validated
 from components.store import Store
 
 COLUMNS = ["id", "payload", "label", "text"]
@@ -30,6 +32,26 @@ def prepare(validated: Validated, options: dict[str, Any], *, modality: str, sto
             counts=validated.accepted,
         )
     return Shards(validated=validated, shards=draft.artifact, spec=spec.model_dump(mode="json"))
+
+
+def options(recipe: Recipe, beginnings: Mapping[str, Beginning]) -> dict[str, Any]:
+    """What a recipe's `prepare` says; candidates that go on from a version read texts by its tokenizer.
+
+    An `AtelierError` where two such versions have different ones.
+    """
+    own = {
+        beginning.name: beginning.spec["tokenizer"]
+        for beginning in beginnings.values()
+        if "tokenizer" in beginning.spec
+    }
+    if not own:
+        return recipe.prepare
+    if any(tokenizer != next(iter(own.values())) for tokenizer in own.values()):
+        raise AtelierError(
+            f"{' and '.join(own)} cut texts by different tokenizers, and the candidates of a recipe share one. Give "
+            "each `init` a recipe of its own."
+        )
+    return recipe.prepare | {"tokenizer": next(iter(own.values()))}
 
 
 def _accepted(validated: Validated, store: Store, writer: pq.ParquetWriter) -> Iterator[rows.Row]:

@@ -97,9 +97,14 @@ class Train(Strict):
         return None if self.time_limit is None else int(self.time_limit[:-1]) * SECONDS[self.time_limit[-1]]
 
 
+VERSION = r"^[a-z][a-z0-9-]{0,47}[a-z0-9]@([1-9][0-9]*|champion|challenger)$"
+
+
 class Candidate(Strict):
     family: str
     config: dict[str, JsonValue] = {}
+    # a registered version to go on from, as shakespeare@champion; left out where none is: keys stay what they were
+    init: Annotated[str, Field(pattern=VERSION)] | None = Field(None, exclude_if=lambda init: init is None)
     train: Train = Train()
 
 

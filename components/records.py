@@ -66,6 +66,15 @@ class Shards(Record):
     spec: dict[str, JsonValue]
 
 
+class Beginning(Record):
+    """A registered version that a candidate is trained on from."""
+
+    name: str  # "shakespeare@3"
+    family: str
+    bundle: Artifact
+    spec: dict[str, JsonValue]
+
+
 class Trained(Record):
     """A candidate after training: its weights, what it cost, and its curves."""
 
@@ -82,6 +91,7 @@ class Trained(Record):
     peak_gpu_memory: int = 0
     resumed: int = 0  # deaths of the training process that were answered by going on
     stopped: Literal["budget", "time_limit"]
+    begun: str | None = None  # the version that it went on from, as "shakespeare@3"
     warnings: tuple[str, ...] = ()  # alarms that the recipe did not let stop the run
 
 
@@ -89,7 +99,7 @@ class Scores(Record):
     """Metrics of one bundle against held-out rows, one value per sampling seed."""
 
     bundle: Artifact
-    encoder: str
+    encoder: str | None  # None where the metrics need none
     held_out: str
     samples: int
     seeds: tuple[int, ...]

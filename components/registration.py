@@ -124,11 +124,12 @@ def _refuse_unfit(verdict: Verdict, bundle: Path, tags: Mapping[str, str]) -> No
 
 
 def _pin(ledger: Ledger, version: Version, tags: Mapping[str, str], promotion: "Promotion") -> None:
-    """Fix for good what a version needs to become champion, and the licence of its data."""
+    """Fix for good what a version needs to become champion, the licence of its data, and what it went on from."""
     if promotion.approvals:
         ledger.pin(version.model, "approvals", version.version, str(promotion.approvals))
-    if "licence" in tags:
-        ledger.pin(version.model, "licence", version.version, tags["licence"])
+    for name in ("licence", "init"):
+        if name in tags:
+            ledger.pin(version.model, name, version.version, tags[name])
 
 
 def _place(

@@ -20,6 +20,8 @@ h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0 0 .5rem;
 .sheets { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(290px, 100%), 1fr)); gap: 1.25rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; }
 img { width: 100%; image-rendering: pixelated; display: block; border-radius: 4px; }
+audio { width: 100%; margin-top: .5rem; }
+pre { margin: 0; max-height: 30rem; overflow: auto; font-size: .8rem; white-space: pre-wrap; }
 figcaption { margin-top: .5rem; font-size: .9rem; } .passed { color: var(--good); } .failed { color: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; margin: .5rem 0 0; font-size: .9rem; }
 dt { color: var(--dim); } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -57,17 +59,27 @@ def _sheets(verdicts: Sequence[Verdict], trained: Sequence[Trained], winner: str
         held = sum(check.passed for check in verdict.checks)
         told = f'<span class="{word}">{word}</span>, {held} of {len(verdict.checks)} gates hold'
         chosen = ", registered" if verdict.candidate == winner else ""
-        sheet = store.path(verdict.scores.pictures) / "generated.png"
-        yield _figure(sheet, verdict.candidate, told + chosen + _cost(training))
-    for sheet in sorted(store.path(verdicts[0].scores.pictures).glob("*.png")):
-        if sheet.stem != "generated":
-            yield _figure(sheet, sheet.stem.replace("_", " "), "the same for all candidates")
+        sheets = sorted(store.path(verdict.scores.pictures).glob("generated.*"))
+        yield _figure(sheets, verdict.candidate, told + chosen + _cost(training))
+    others = sorted(store.path(verdicts[0].scores.pictures).iterdir())
+    for stem in dict.fromkeys(sheet.stem for sheet in others if sheet.stem != "generated"):
+        same = [sheet for sheet in others if sheet.stem == stem]
+        yield _figure(same, stem.replace("_", " "), "the same for all candidates")
 
 
-def _figure(sheet: Path, title: str, told: str) -> str:
+def _figure(sheets: Sequence[Path], title: str, told: str) -> str:
+    shown = "".join(_shown(sheet, title) for sheet in sheets)
+    return f"<figure><h2>{escape(title)}</h2>{shown}<figcaption>{told}</figcaption></figure>"
+
+
+def _shown(sheet: Path, title: str) -> str:
+    """A picture, a text, or a player, whichever the sheet is."""
+    if sheet.suffix == ".txt":
+        return f"<pre>{escape(sheet.read_text(encoding='utf-8'))}</pre>"
     inside = b64encode(sheet.read_bytes()).decode()
-    picture = f'<img alt="samples: {escape(title)}" src="data:image/png;base64,{inside}">'
-    return f"<figure><h2>{escape(title)}</h2>{picture}<figcaption>{told}</figcaption></figure>"
+    if sheet.suffix == ".wav":
+        return f'<audio controls aria-label="samples: {escape(title)}" src="data:audio/wav;base64,{inside}"></audio>'
+    return f'<img alt="samples: {escape(title)}" src="data:image/png;base64,{inside}">'
 
 
 def _cost(trained: Trained) -> str:

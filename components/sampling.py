@@ -1,21 +1,23 @@
 """The one door of serving: a bundle's folder in, encoded samples out."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
 
 from components import bundle, controls, families, modalities
-from components.contract import Batch, Sampler, Strict, join
+from components.contract import Batch, Sampler, Stepper, Strict, join
 from components.errors import AtelierError
 from components.spelling import unknown
 from components.store import digest_of
 
-__all__ = ["Batch", "Endpoint", "join", "load"]
+__all__ = ["Batch", "Ending", "Endpoint", "Writing", "join", "load"]
+
+Ending = Literal["stop", "length"]  # the model ended the sample, or its last token was reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Endpoint:
     _sampler: Sampler[Any, Any]
     _family_controls: type[Strict]
     _codec: Any
+    _device: str = "cpu"
 
     @property
     def edits(self) -> bool:
@@ -54,6 +57,12 @@ class Endpoint:
         typed = [self._family_controls(**self.checked(asked)) for asked in requests]
         rows: Batch = self._sampler.sample(seeds, controls=typed, conditions=given)
         return rows
+
+    @torch.inference_mode()
+    def nats(self, rows: Batch, memory: Any = None) -> tuple[torch.Tensor, Any] | None:
+        """How improbable real rows are to the model, as `Family.nats` tells it: [B] on the CPU, and a memory."""
+        told = self._sampler.nats(rows.to(torch.device(self._device)), memory)
+        return None if told is None else (told[0].cpu(), told[1])
 
     def generate(
         self,
@@ -80,6 +89,13 @@ class Endpoint:
         """A row to try an editing model with, such as for warmth; None for one that takes none."""
         return self.read(self._codec.example(self.spec.model_dump())) if self.edits else None
 
+    def writing(self) -> "Writing | None":
+        """Slots in which samples are made piece by piece; None for a model that makes them whole."""
+        stepper = self._sampler.stepper()
+        if stepper is None:
+            return None
+        return Writing(stepper, self._family_controls, lambda: self._codec.pieces(self.spec), self.spec.tokenizer.end)
+
     def bucket(self, controls: Mapping[str, Any]) -> Hashable:
         """What rows must agree on to share a forward pass; `controls` as `checked` gives them."""
         return tuple(controls.get(name) for name in self._sampler.alike)
@@ -97,13 +113,60 @@ class Endpoint:
             for name, control in self.card.controls.items():
                 _refuse_no_number(name, values[name])
                 control.check(name, values[name])
+            typed = self._family_controls(**values)
         except ValidationError as error:
             mistake = error.errors()[0]
             name = ".".join(map(str, mistake["loc"]))
             raise AtelierError(f"the control {name} is {mistake['input']!r}: {mistake['msg']}") from None
         except ValueError as error:
             raise AtelierError(f"the control {error}") from None
+        self._sampler.refuse(typed)
         return values
+
+
+class Writing:
+    """Samples of one model that are made piece by piece; one joins or leaves between any two steps."""
+
+    def __init__(
+        self, stepper: Stepper[Any], controls: type[Strict], pieces: Callable[[], Callable[[int], str]], end: int
+    ) -> None:
+        self._stepper, self._controls, self._pieces, self._end = stepper, controls, pieces, end
+        self._told: dict[int, Callable[[int], str]] = {}
+
+    @property
+    def free(self) -> int:
+        """Slots without a sample."""
+        return self._stepper.free
+
+    @property
+    def taken(self) -> int:
+        """Slots with one."""
+        return len(self._told)
+
+    def admit(self, seed: int, controls: Mapping[str, Any]) -> int:
+        """The slot of a new sample; `controls` as `Endpoint.checked` gives them."""
+        slot = self._stepper.admit(seed, self._controls(**controls))
+        self._told[slot] = self._pieces()
+        return slot
+
+    def evict(self, slot: int) -> None:
+        """Free a slot whose sample nobody waits for any more."""
+        self._stepper.evict(slot)
+        del self._told[slot]
+
+    def step(self) -> list[tuple[int, str, Ending | None]]:
+        """The next piece of every sample by its slot, which may be empty, and how it ended, which frees the slot."""
+        steps: list[tuple[int, str, Ending | None]] = []
+        for slot, token, last in self._stepper.step():
+            piece = self._told[slot](token)
+            if not last:
+                steps.append((slot, piece, None))
+                continue
+            ended = token == self._end
+            rest = "" if ended else self._told[slot](self._end)
+            del self._told[slot]
+            steps.append((slot, piece + rest, "stop" if ended else "length"))
+        return steps
 
 
 def _refuse_no_number(name: str, value: Any) -> None:
@@ -138,7 +201,7 @@ def load(directory: Path, *, digest: str | None = None, device: str | None = Non
             f"the weights of {endpoint.model} in {directory} do not fit the code of {model.family!r} as it is now: "
             f"{' '.join(str(error).split())}. Give what changed a family name of its own, or undo it."
         ) from None
-    sampler = sampler.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    there = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Endpoint(
         card=endpoint,
         family=model.family,
@@ -148,7 +211,8 @@ def load(directory: Path, *, digest: str | None = None, device: str | None = Non
         controls=controls.schema(endpoint.controls),
         spec=spec,
         rows=sampler.rows,
-        _sampler=sampler,
+        _sampler=sampler.to(there),
         _family_controls=family.Controls,
         _codec=codec,
+        _device=there,
     )

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 from components.closure import ROOT
 from components.errors import AtelierError
 from components.recipe import Candidate
-from components.records import Artifact, Shards, Trained
+from components.records import Artifact, Beginning, Shards, Trained
 from components.server import last_lines
 from components.store import Store
 
@@ -71,6 +71,7 @@ def train(
     checkpoints: Path,
     report: Progressed,
     encoder: Artifact | None = None,
+    beginning: Beginning | None = None,
     told: Callable[[str], None] = lambda words: None,
 ) -> Trained:
     """Train one candidate in a process of its own, to the same bytes however often that process dies.
@@ -87,6 +88,7 @@ def train(
         "store": str(store.root),
         "checkpoints": str(checkpoints),
         "encoder": None if encoder is None else encoder.model_dump(mode="json"),
+        "beginning": None if beginning is None else beginning.model_dump(mode="json"),
     }
     resumed, fruitless, best = 0, 0, -1
     while True:

@@ -167,7 +167,7 @@ class Shown:
         tags = {
             **lineage,
             "bundle": self.scores.bundle.digest,
-            "encoder": self.scores.encoder,
+            **({} if self.scores.encoder is None else {"encoder": self.scores.encoder}),
             "held_out": self.scores.held_out,
             "stopped": self.trained.stopped,
             **({"warnings": " ".join(self.trained.warnings)} if self.trained.warnings else {}),

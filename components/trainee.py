@@ -53,7 +53,7 @@ def _train(job: dict[str, Any], channel: "_Channel", stop: threading.Event) -> d
     """The record of the training, as JSON; None where it was stopped."""
     from components import training
     from components.recipe import Candidate
-    from components.records import Artifact, Shards
+    from components.records import Artifact, Beginning, Shards
     from components.store import Store
 
     def report(progress: training.Progress) -> None:
@@ -79,6 +79,7 @@ def _train(job: dict[str, Any], channel: "_Channel", stop: threading.Event) -> d
                 checkpoints=Path(job["checkpoints"]),
                 report=report,
                 encoder=None if job["encoder"] is None else Artifact.model_validate(job["encoder"]),
+                beginning=None if job["beginning"] is None else Beginning.model_validate(job["beginning"]),
                 alive=channel.note,
                 stop=stop.is_set,
             )

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Optimizer
 
@@ -20,7 +21,7 @@ from components.contract import Batch, Family, Loss, Phase, Spec
 from components.controls import PublicControl
 from components.errors import AtelierError
 from components.recipe import Candidate, Recipe, Train
-from components.records import Artifact, Shards, Trained
+from components.records import Artifact, Beginning, Shards, Trained
 from components.store import Store
 
 POINTS = 200  # readings of the losses over a run: each waits for the device
@@ -54,12 +55,19 @@ class Signs:
     stop: Callable[[], bool] = lambda: False
 
 
-def refuse_unfit(recipe: Recipe, shards: Shards) -> None:
-    """Raise an `AtelierError` where a candidate cannot be built for the prepared data, before any is trained."""
+def refuse_unfit(
+    recipe: Recipe, shards: Shards, beginnings: Mapping[str, Beginning] | None = None, *, store: Store | None = None
+) -> None:
+    """Raise an `AtelierError` where a candidate cannot be built for the prepared data, before any is trained.
+
+    `beginnings` are the versions, in `store`, from which candidates go on, by their names.
+    """
     for name, candidate in recipe.candidates.items():
         with torch.device("meta"):
             try:
                 family = build(candidate, _spec(recipe.modality, shards))
+                if beginnings and store and name in beginnings:
+                    _begin(family, candidate, beginnings[name], store)
                 for controls in _public(recipe.controls):
                     family.refuse(families.get(candidate.family).Controls.model_validate(controls))
             except AtelierError as error:
@@ -77,6 +85,7 @@ def train(
     checkpoints: Path,
     report: Report,
     encoder: Artifact | None = None,
+    beginning: Beginning | None = None,
     alive: Callable[[int], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
@@ -85,26 +94,22 @@ def train(
     `job` names what is trained, code and all: a checkpoint of another job is left alone, and of two processes with
     the same job the second waits. `alive` hears of every step; where `stop` says so, the loop saves a checkpoint and
     raises `Stopped`. The checkpoint stays: whoever keeps the record clears it. With an `encoder` the variety of samples
-    is watched.
+    is watched. `beginning` is the version whose weights it starts from.
     """
     kept, signs = checkpoints / job, Signs(report, alive, stop)
     settings = candidate.train
     torch.manual_seed(loading.seed_of(settings.seed, "initial weights"))
     family = build(candidate, _spec(modality, shards))
+    if beginning is not None:
+        _begin(family, candidate, beginning, store)
     parameters = sum(parameter.numel() for parameter in family.parameters() if parameter.requires_grad)
     part = modalities.part(modality, "shards")
     with checkpoint.held(kept):
         variety = _variety(candidate, family, shards, encoder, modality=modality, store=store)
         loop = Loop(family, settings, job=job, checkpoints=kept, signs=signs, variety=variety)
-        stopped = loop.run(
-            lambda start: loading.batches(
-                part.open_split(store.path(shards.shards), "train"),
-                size=settings.batch_size,
-                seed=settings.seed,
-                start=start,
-                augment=part.open_augment(store.path(shards.shards)),
-            )
-        )
+        split = part.open_split(store.path(shards.shards), "train")
+        augment = part.open_augment(store.path(shards.shards))
+        stopped = loop.run(lambda start: batches(family, split, settings, start=start, augment=augment))
         with store.writing("weights") as weights:
             family.eval().cpu().save(weights.directory)
         with store.writing("curves") as curves:
@@ -120,8 +125,35 @@ def train(
         samples_per_second=round(loop.step * settings.batch_size / loop.seconds, 1),
         parameters=parameters,
         stopped="budget" if stopped else "time_limit",
+        begun=None if beginning is None else beginning.name,
         warnings=tuple(loop.warnings),
     )
+
+
+def batches(
+    family: AnyFamily, split: loading.Split, settings: Train, *, start: int, augment: loading.Augment | None
+) -> Iterator[Batch]:
+    """The rows of every step from `start` on: in a fresh order each epoch, or as they follow on one another."""
+    if family.consecutive:  # rows that are changed, each in its own way, would follow on nothing
+        return loading.reading_on(split, size=settings.batch_size, start=start)
+    return loading.batches(split, size=settings.batch_size, seed=settings.seed, start=start, augment=augment)
+
+
+def _begin(family: AnyFamily, candidate: Candidate, beginning: Beginning, store: Store) -> None:
+    """Take over the weights of a version; an `AtelierError` where they are those of another network."""
+    if beginning.family != candidate.family:
+        raise AtelierError(
+            f"init: {beginning.name} is of the family {beginning.family!r}, not {candidate.family!r}. Name a version "
+            "of that family, or leave init out."
+        )
+    weights = load_file(store.path(beginning.bundle) / "model.safetensors")
+    try:
+        family.begin(weights)
+    except ValueError as error:
+        raise AtelierError(
+            f"init: {beginning.name} cannot be gone on from, {error}. Give the candidate the config that it was made "
+            "with (`atelier show` tells it), and data of the same kind."
+        ) from None
 
 
 def _variety(

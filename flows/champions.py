@@ -4,13 +4,14 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from components import bundle as bundles
 from components import delivery, model_card, packaging
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.provenance import Signer
-from components.records import Artifact, Package, Registered
+from components.records import Artifact, Beginning, Package, Registered
 from components.store import Store
-from flows import keys
+from flows import keys, listing
 from flows.workspace import Workspace
 
 
@@ -23,11 +24,19 @@ def find(model: str, place: Workspace) -> Registered | None:
         model=champion.model,
         version=champion.version,
         run=champion.run,
-        bundle=_brought_back(champion, place),
+        bundle=brought_back(champion, place),
         verdict=champion.verdict,
         created=False,
         alias="champion",
     )
+
+
+def beginning(named: str, place: Workspace) -> Beginning:
+    """The version that a candidate's `init` names, its bundle brought back where the store has lost it."""
+    version = listing.find(place, named)
+    bundle = brought_back(version, place)
+    card, _ = bundles.read(Store(place.store).path(bundle))
+    return Beginning(name=f"{version.model}@{version.version}", family=card.family, bundle=bundle, spec=card.spec)
 
 
 def package(model: str, place: Workspace) -> Package | None:
@@ -45,13 +54,14 @@ def package_version(version: Version, place: Workspace) -> Package:
     ledger = Ledger(place.ledger_url)
     verdict = ledger.verdict(version.verdict)
     assert verdict is not None, "nothing is registered whose verdict is not in the ledger"
-    bundle = _brought_back(version, place)
+    bundle = brought_back(version, place)
     keys.init_signing(place)
     return packaging.package(
         version,
         store.path(bundle),
         verdict=verdict,
         licence=ledger.pinned(version.model, "licence", version.version),
+        begun=ledger.pinned(version.model, "init", version.version),
         signer=Signer.read(keys.signing_key(place)),
         store=store,
         home=place.bentos,
@@ -121,7 +131,7 @@ def _champion(model: str, place: Workspace) -> Version | None:
     return None if move is None else next(v for v in ledger.versions(model) if v.version == move.version)
 
 
-def _brought_back(version: Version, place: Workspace) -> Artifact:
+def brought_back(version: Version, place: Workspace) -> Artifact:
     """The bundle of a version, in the store again where it was lost."""
     from components import versioning
 

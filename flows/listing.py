@@ -102,7 +102,9 @@ def version(place: Workspace, named: str) -> dict[str, Any]:
     aliases = [
         alias for alias, move in Ledger(place.ledger_url).current(found.model).items() if move.version == found.version
     ]
-    return {"schema": 1, **found.model_dump(mode="json"), "aliases": aliases, "record": verdict.model_dump(mode="json")}
+    begun = Ledger(place.ledger_url).pinned(found.model, "init", found.version)
+    told = {**found.model_dump(mode="json"), "init": begun, "aliases": aliases}
+    return {"schema": 1, **told, "record": verdict.model_dump(mode="json")}
 
 
 def card(found: dict[str, Any]) -> RenderableType:
@@ -115,6 +117,7 @@ def card(found: dict[str, Any]) -> RenderableType:
         "version",
         "aliases",
         "family",
+        "init",
         "created",
         "data",
         "commit",
@@ -124,7 +127,8 @@ def card(found: dict[str, Any]) -> RenderableType:
         "verdict",
     ):
         value = found[key]
-        lines.add_row(f"[dim]{key}[/dim]", ", ".join(value) if isinstance(value, list) else str(value))
+        if value is not None:
+            lines.add_row(f"[dim]{key}[/dim]", ", ".join(value) if isinstance(value, list) else str(value))
     verdict = Verdict.model_validate(found["record"])
     return Group(lines, "", summary.candidates([verdict], winner=None))
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from components import reporting
+from components import modalities, reporting
 from components.model_card import curl
 from components.records import Check, Outcome, Package, Trained, Verdict
 from components.store import Store, write_atomically
@@ -114,9 +114,9 @@ def publish(
     store, folder = Store(place.store), place.reports / verdicts[0].model
     for verdict in verdicts:
         pictures = store.path(verdict.scores.pictures)
-        for sheet in pictures.glob("*.png"):  # what is not generated is the same for all candidates
+        for sheet in pictures.iterdir():  # what is not generated is the same for all candidates
             name = verdict.candidate if sheet.stem == "generated" else sheet.stem
-            write_atomically(folder / f"{name}.png", sheet.read_bytes())
+            write_atomically(folder / f"{name}{sheet.suffix}", sheet.read_bytes())
     for sample in store.path(package.sample).iterdir() if package else ():
         write_atomically(folder / f"served{sample.suffix}", sample.read_bytes())
     page = folder / "report.html"
@@ -131,7 +131,8 @@ def closing(outcome: Outcome, place: Workspace, page: Path, board: Board, second
     known = "" if done.created else ", registered before"
     card = json.loads((Store(place.store).path(outcome.package.bundle) / "config.json").read_bytes())
     edits = card.get("edits", False)
-    ask = f"{curl(model, edits=edits)} -o sample.{'json' if edits else 'png'}"
+    suffix = ".json" if edits else modalities.part(card["modality"], "codec").SUFFIX
+    ask = f"{curl(model, edits=edits)} -o sample{suffix}"
     return "\n".join(
         [
             f"[bold]registered[/bold]   {model}@{done.version}, {done.alias}{known}",

@@ -3,12 +3,14 @@
 Stages are imported when they run: a skipped one costs no import of torch or Great Expectations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from components import checkpoint
+from components import checkpoint, modalities
 from components.recipe import Candidate, Recipe
 from components.records import (
     Artifact,
+    Beginning,
     Dataset,
     Outcome,
     Package,
@@ -99,20 +101,32 @@ def validate(dataset: Dataset, recipe: Recipe, workspace: Workspace) -> Validate
 
 @stage(
     "preprocess",
-    asked=lambda validated, recipe, workspace: {
+    asked=lambda validated, beginnings, recipe, workspace: {
         "rows": validated.dataset.rows,
         "classes": validated.dataset.classes,
         "facts": validated.facts,
-        "prepare": recipe.prepare,
+        "prepare": _prepared(beginnings, recipe),
     },
-    reaches=lambda validated, recipe, workspace: ["components.preprocessing", *_modality(recipe, "shards", "augment")],
+    reaches=lambda validated, beginnings, recipe, workspace: [
+        "components.preprocessing",
+        *_modality(recipe, "shards", "augment"),
+    ],
     renew=lambda shards, validated, **_: shards.model_copy(update={"validated": validated}),
     note=lambda shards: ", ".join(f"{count:,} {side}" for side, count in shards.validated.accepted.items()),
 )
-def preprocess(validated: Validated, recipe: Recipe, workspace: Workspace) -> Shards:
+def preprocess(
+    validated: Validated, beginnings: Mapping[str, Beginning], recipe: Recipe, workspace: Workspace
+) -> Shards:
     from components import preprocessing
 
-    return preprocessing.prepare(validated, recipe.prepare, modality=recipe.modality, store=store_of(workspace))
+    options = preprocessing.options(recipe, beginnings)
+    return preprocessing.prepare(validated, options, modality=recipe.modality, store=store_of(workspace))
+
+
+def _prepared(beginnings: Mapping[str, Beginning], recipe: Recipe) -> dict[str, Any]:
+    from components import preprocessing
+
+    return preprocessing.options(recipe, beginnings)
 
 
 def _pinned_encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact | None:
@@ -122,8 +136,14 @@ def _pinned_encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Art
     return evaluation.pinned_encoder(shards, recipe, ledger=Ledger(workspace.ledger_url))
 
 
+@step
+def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact | None:
+    """The recipe's frozen encoder; None where the metrics of its modality need none."""
+    return frozen_encoder(shards, recipe, workspace) if modalities.has(recipe.modality, "classifier") else None
+
+
 @stage("encoder", known=_pinned_encoder, note=lambda encoder: f"frozen as {encoder.digest[:14]}")
-def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
+def frozen_encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
     from components import evaluation
     from components.ledger import Ledger
     from components.versioning import Archive
@@ -139,23 +159,26 @@ def encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Artifact:
 
 @stage(
     "train {name}",
-    asked=lambda name, candidate, shards, recipe, workspace: {
+    asked=lambda name, candidate, beginning, shards, recipe, workspace: {
         "candidate": name,
         f"candidates.{name}": candidate,
         "shards": shards.shards,
         "spec": shards.spec,
+        **_begun(beginning),
     },
-    reaches=lambda name, candidate, shards, recipe, workspace: [
+    reaches=lambda name, candidate, beginning, shards, recipe, workspace: [
         "components.supervision",
         "components.trainee",
         *_code(candidate, recipe),
     ],
-    settle=lambda trained, name, candidate, shards, recipe, workspace: checkpoint.clear(
-        workspace.checkpoints / _job(name, candidate, shards, recipe)
+    settle=lambda trained, name, candidate, beginning, shards, recipe, workspace: checkpoint.clear(
+        workspace.checkpoints / _job(name, candidate, beginning, shards, recipe)
     ),
     note=summary.training_line,
 )
-def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, workspace: Workspace) -> Trained:
+def train(
+    name: str, candidate: Candidate, beginning: Beginning | None, shards: Shards, recipe: Recipe, workspace: Workspace
+) -> Trained:
     from components import supervision
 
     shown = console.current()
@@ -163,11 +186,12 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
         name,
         candidate,
         shards,
-        job=_job(name, candidate, shards, recipe),
+        job=_job(name, candidate, beginning, shards, recipe),
         modality=recipe.modality,
         store=store_of(workspace),
         checkpoints=workspace.checkpoints,
         encoder=_pinned_encoder(shards, recipe, workspace),  # it only watches: no part of the key
+        beginning=beginning,
         report=lambda reading: shown.advance(reading["step"] / reading["steps"], summary.reading_line(reading)),
         told=console.board().say,
     )
@@ -175,10 +199,16 @@ def train(name: str, candidate: Candidate, shards: Shards, recipe: Recipe, works
     return trained
 
 
-def _job(name: str, candidate: Candidate, shards: Shards, recipe: Recipe) -> str:
+def _job(name: str, candidate: Candidate, beginning: Beginning | None, shards: Shards, recipe: Recipe) -> str:
     """What a checkpoint belongs to: whose it is, and what is trained on what, code and all."""
     asked = {"model": recipe.model, "name": name, "candidate": candidate, "shards": shards.shards}
+    asked |= _begun(beginning)
     return caching.key("job", asked, ["components.training", *_code(candidate, recipe)]).name
+
+
+def _begun(beginning: Beginning | None) -> dict[str, Any]:
+    """What a key holds of where training begins: nothing where it begins afresh."""
+    return {} if beginning is None else {"init": beginning.bundle}
 
 
 def _code(candidate: Candidate, recipe: Recipe) -> list[str]:
@@ -224,7 +254,7 @@ def bundle(name: str, trained: Trained, recipe: Recipe, workspace: Workspace) ->
     note=lambda scores: "  ".join(f"{name} {sum(v) / len(v):.3g}" for name, v in list(scores.values.items())[:4]),
 )
 def evaluate(
-    name: str, bundle: Artifact, shards: Shards, encoder: Artifact, recipe: Recipe, workspace: Workspace
+    name: str, bundle: Artifact, shards: Shards, encoder: Artifact | None, recipe: Recipe, workspace: Workspace
 ) -> Scores:
     from components import evaluation
 
@@ -235,17 +265,32 @@ def evaluate(
 
 @stage(
     "check candidates",
-    asked=lambda shards, recipe, workspace: {"candidates": recipe.candidates, "spec": shards.spec},
-    reaches=lambda shards, recipe, workspace: [
+    asked=lambda shards, beginnings, recipe, workspace: {
+        "candidates": recipe.candidates,
+        "spec": shards.spec,
+        **({"init": beginnings} if beginnings else {}),
+    },
+    reaches=lambda shards, beginnings, recipe, workspace: [
         "components.training",
         *(f"components.families.{candidate.family}" for candidate in recipe.candidates.values()),
     ],
     note=lambda _: "every candidate can be built for this data",
 )
-def check_candidates(shards: Shards, recipe: Recipe, workspace: Workspace) -> None:
+def check_candidates(shards: Shards, beginnings: Mapping[str, Beginning], recipe: Recipe, workspace: Workspace) -> None:
     from components import training
 
-    training.refuse_unfit(recipe, shards)
+    training.refuse_unfit(recipe, shards, beginnings, store=store_of(workspace))
+
+
+def beginnings(recipe: Recipe, workspace: Workspace) -> dict[str, Beginning]:
+    """The versions from which candidates go on, by their names, as aliases stand now; none is made anew later."""
+    from flows import champions
+
+    return {
+        name: champions.beginning(candidate.init, workspace)
+        for name, candidate in recipe.candidates.items()
+        if candidate.init is not None
+    }
 
 
 def generation(recipe: Recipe, workspace: Workspace) -> int:
@@ -256,7 +301,7 @@ def generation(recipe: Recipe, workspace: Workspace) -> int:
 
 
 @step
-def score_champion(shards: Shards, encoder: Artifact, recipe: Recipe, workspace: Workspace) -> Scores | None:
+def score_champion(shards: Shards, encoder: Artifact | None, recipe: Recipe, workspace: Workspace) -> Scores | None:
     """The champion on today's held-out rows; None where the model has no champion yet."""
     from flows import champions
 
@@ -324,7 +369,12 @@ def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Poin
 
 @stage("register", note=lambda done: f"{done.model}@{done.version}{'' if done.created else ', registered before'}")
 def register(
-    winner: Verdict, pointers: tuple[Pointer, ...], dataset: Dataset, recipe: Recipe, workspace: Workspace
+    winner: Verdict,
+    pointers: tuple[Pointer, ...],
+    dataset: Dataset,
+    beginnings: Mapping[str, Beginning],
+    recipe: Recipe,
+    workspace: Workspace,
 ) -> Registered:
     from components import registration
     from components.ledger import Ledger
@@ -338,7 +388,9 @@ def register(
         tracking_uri=workspace.tracking_uri,
         run=run,
         ledger=ledger,
-        tags=_lineage(dataset, recipe) | {"licence": dataset.licence},
+        tags=_lineage(dataset, recipe)
+        | {"licence": dataset.licence}
+        | ({"init": beginnings[winner.candidate].name} if winner.candidate in beginnings else {}),
         description=summary.description(winner, among=len(recipe.candidates)),
         pointers=pointers,
         promotion=recipe.promotion,

@@ -240,6 +240,7 @@ def _lineage(ledger: Ledger, version: Version) -> dict[str, Any]:
     names = ("model", "version", "family", "bundle", "run", "recipe", "data", "commit", "verdict", "created")
     return {
         **{name: getattr(version, name) for name in names},
+        "init": ledger.pinned(version.model, "init", version.version),
         "aliases": [alias for alias, move in ledger.current(version.model).items() if move.version == version.version],
         "gates": [check.model_dump(mode="json") for check in verdict.checks] if verdict else [],
     }

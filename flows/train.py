@@ -1,12 +1,13 @@
 """The main flow: one recipe from its data to a gated, registered and packaged model, one statement per stage."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import flow
 
 from components import recipe as recipes
 from components.recipe import Recipe
-from components.records import Artifact, Outcome, Scores, Shards, Trained, Verdict
+from components.records import Artifact, Beginning, Outcome, Scores, Shards, Trained, Verdict
 from flows import tasks, unclosed, workspace
 from flows.release import release
 from flows.workspace import Workspace
@@ -21,29 +22,36 @@ def train(path: str, recipe: Recipe | None = None) -> Outcome:
 
 def line(recipe: Recipe, place: Workspace) -> Outcome:
     """The straight line; `explaining.py` walks the same statements."""
+    begun = tasks.beginnings(recipe, place)
     source = tasks.bring(recipe, place)
     dataset = tasks.ingest(source, recipe, place)
     validated = tasks.validate(dataset, recipe, place)
-    shards = tasks.preprocess(validated, recipe, place)
-    tasks.check_candidates(shards, recipe, place)
+    shards = tasks.preprocess(validated, begun, recipe, place)
+    tasks.check_candidates(shards, begun, recipe, place)
     encoder = tasks.encoder(shards, recipe, place)
     decided_on = tasks.generation(recipe, place)
     champion = tasks.score_champion(shards, encoder, recipe, place)
-    tried = [try_candidate(name, shards, encoder, champion, recipe, place) for name in recipe.candidates]
+    tried = [try_candidate(name, begun, shards, encoder, champion, recipe, place) for name in recipe.candidates]
     trained, verdicts = zip(*tried, strict=True)
     winner = tasks.choose(verdicts, trained)
     pointers = tasks.archive(shards, winner, place)
-    registered = tasks.register(winner, pointers, dataset, recipe, place)
+    registered = tasks.register(winner, pointers, dataset, begun, recipe, place)
     package = release(registered, place)
     appointed = tasks.appoint(registered, package, decided_on, recipe, place)
     return tasks.outcome(verdicts, trained, validated, appointed, package)
 
 
 def try_candidate(
-    name: str, shards: Shards, encoder: Artifact, champion: Scores | None, recipe: Recipe, place: Workspace
+    name: str,
+    begun: Mapping[str, Beginning],
+    shards: Shards,
+    encoder: Artifact | None,
+    champion: Scores | None,
+    recipe: Recipe,
+    place: Workspace,
 ) -> tuple[Trained, Verdict]:
     """One candidate, trained, scored and judged; its numbers and pictures are in MLflow whatever the verdict."""
-    trained = tasks.train(name, recipe.candidates[name], shards, recipe, place)
+    trained = tasks.train(name, recipe.candidates[name], begun.get(name), shards, recipe, place)
     bundle = tasks.bundle(name, trained, recipe, place)
     scores = tasks.evaluate(name, bundle, shards, encoder, recipe, place)
     verdict = tasks.gate(name, trained, scores, champion, recipe, place)

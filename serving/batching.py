@@ -2,7 +2,8 @@
 
 A batch is what one forward pass of a family takes: `Endpoint.rows` rows of one model version that agree on the
 controls which shape it (`Endpoint.bucket`). Nothing waits for company: a batch starts as soon as the thread is free,
-with whatever is there, so an idle server adds no delay and a busy one fills its batches by itself.
+with whatever is there, so an idle server adds no delay and a busy one fills its batches by itself. Between two batches
+the samples that are made piece by piece go on by a step (`streams.py`).
 """
 
 import logging
@@ -14,6 +15,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from serving.streams import Stream, Streams
 
 if TYPE_CHECKING:  # torch comes with it
     from components.sampling import Batch, Endpoint
@@ -73,13 +76,14 @@ class Batcher:
         self._busy_until = 0.0
         self._ending = False
         self._changed = threading.Condition()
+        self._streams = Streams(self._changed, observe)
         self._thread = threading.Thread(target=self._work, name="models", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Samples that no batch has taken yet."""
-        return self._waiting
+        """Samples that no batch has taken yet, and streams that have no slot."""
+        return self._waiting + self._streams.waiting
 
     def submit(
         self,
@@ -109,6 +113,17 @@ class Batcher:
             self._changed.notify()
         return job
 
+    def stream(self, stream: Stream, *, patience: float | None = None) -> None:
+        """Have a sample made piece by piece; `Busy` at once where it would wait beyond `patience` seconds."""
+        with self._changed:
+            wait = self._expected_wait() + self._streams.expected_wait(stream.name)
+            if self._ending or self.waiting >= self.places:
+                raise Busy(max(1.0, wait))
+            if patience is not None and wait > patience:
+                raise Busy(wait - patience)
+            self._streams.add(stream)
+            self._changed.notify()
+
     def cancel(self, job: Job) -> None:
         """Free the places of whatever of a job no batch has taken yet."""
         with self._changed:
@@ -131,6 +146,7 @@ class Batcher:
                     job.done.cancel()
             self._queues.clear()
             self._waiting = 0
+            self._streams.close()
             self._changed.notify()
         self._thread.join()
 
@@ -158,7 +174,9 @@ class Batcher:
                 if batch is None:
                     return
                 bucket, parts = batch
-                self._serve(bucket, parts)
+                if parts:
+                    self._serve(bucket, parts)
+                self._streams.advance()
             except BaseException as error:
                 LOG.exception("the thread that runs the models goes on after a fault")
                 self._abandon(None if parts is None else [job for job, _ in parts], error)
@@ -185,12 +203,14 @@ class Batcher:
                 self.cancel(job)
 
     def _next(self) -> tuple[Bucket, list[tuple[Job, range]]] | None:
-        """The rows of the next batch, job by job; None at the end."""
+        """The rows of the next batch, job by job, none where only streams are at work; None at the end."""
         with self._changed:
-            while not self._queues and not self._ending:
+            while not self._queues and not self._streams and not self._ending:
                 self._changed.wait()
             if self._ending:
                 return None
+            if not self._queues:
+                return (("", ""), ()), []
             bucket = min(self._queues, key=lambda named: self._queues[named][0].asked)
             queue, parts = self._queues[bucket], []
             room = queue[0].endpoint.rows

@@ -90,7 +90,7 @@ def malformed(request: Request, error: Exception) -> Response:
         return _answer(request, Refusal(say, status=415, code="unsupported_media_type"))
     if mistake["type"] == "json_invalid":
         return _answer(request, Refusal(f"the body is not JSON: {mistake['ctx']['error']}", code="invalid_json"))
-    place = ".".join(map(str, mistake["loc"][1:])) or None
+    place = ".".join(filter(_names, map(str, mistake["loc"][1:]))) or None
     if mistake["type"] in ("missing", "extra_forbidden"):
         what = "is missing" if mistake["type"] == "missing" else "is no parameter of this route"
         return _answer(request, Refusal(f"{place or 'the body'} {what}", param=place))
@@ -135,6 +135,11 @@ def answer(refusal: Refusal, named: str) -> Response:
 
 def _answer(request: Request, refusal: Refusal) -> Response:
     return answer(refusal, request_id(request))
+
+
+def _names(part: str) -> bool:
+    """Whether a part of a place is a caller's, and not one of the kinds that a value may be."""
+    return part.isidentifier() or part.isdigit()
 
 
 def _short(value: object) -> str:

@@ -48,6 +48,7 @@ class Entry:
     seeds: Sequence[int] = ()
     controls: Mapping[str, Any] = field(default_factory=dict)
     queued: float = 0.0
+    first: float = 0.0  # seconds in the queue and until the first piece, where samples are made piece by piece
     time: float = field(default_factory=time.time)
 
     @property
@@ -158,7 +159,7 @@ class Journal:
 
     def _line(self, entry: Entry) -> dict[str, Any]:
         line = asdict(entry) | {"samples": entry.samples, "controls": self._told(entry.controls)}
-        line["seconds"], line["queued"] = round(entry.seconds, 5), round(entry.queued, 5)
+        line |= {name: round(line[name], 5) for name in ("seconds", "queued")} | {"first": round(entry.first, 5) or ""}
         return {"event": "request", **{name: value for name, value in line.items() if value not in ("", (), {})}}
 
     def _told(self, controls: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,13 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._first = Histogram(
+            "atelier_first_piece_seconds",
+            "Until the first piece of a text was written, time in the queue included.",
+            WHOSE,
+            buckets=SECONDS,
+            registry=registry,
+        )
         self._samples = Counter(
             "atelier_samples", "Samples handed over; their rate is samples per second.", WHOSE, registry=registry
         )
@@ -62,6 +69,8 @@ class Metrics:
             self._latency.labels(*whose).observe(entry.seconds)
             self._queued.labels(*whose).observe(entry.queued)
             self._samples.labels(*whose).inc(entry.samples)
+            if entry.first:
+                self._first.labels(*whose).observe(entry.first)
 
     def batch(self, name: tuple[str, str], samples: int, seconds: float) -> None:
         """Count one forward pass."""

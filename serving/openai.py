@@ -6,7 +6,7 @@ Routes of kinds that no promoted model has are there, and say so.
 import base64
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -15,9 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.datastructures import FormData, UploadFile
 
 from serving import generation
+from serving.completions import Completion, CompletionRequest, complete, stream
 from serving.errors import Refusal
 from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE
-from serving.openapi import ANSWER, ASKED, MADE, ONCE, ORIGIN, refusals, success
+from serving.openapi import ANSWER, MADE, ONCE, ORIGIN, refusals, success
 from serving.residents import Resident
 
 LARGER = {"/v1/images/edits": 16 * 2**20}  # bytes of a body that holds a picture
@@ -129,20 +130,27 @@ class Images(BaseModel):
     digest: str
 
 
-class CompletionRequest(BaseModel):
-    """OpenAI's request for text; nothing is read of it but the model while no model of text is promoted."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    model: str
-
-
 class SpeechRequest(BaseModel):
-    """OpenAI's request for speech; nothing is read of it but the model while no model of speech is promoted."""
+    """OpenAI's request for speech, in the part that these models can honour; what they cannot is refused.
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    `input` is what the control `text` of a model takes, and stays empty for one without it. `seed` and `controls` are
+    ours. The answer is WAV, whatever a client asks for by leaving `response_format` out.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True,
+        json_schema_extra={"examples": [{"model": "prompts", "input": "", "voice": "default", "seed": 7}]},
+    )  # fmt: skip
 
     model: str
+    input: Annotated[str, Field(max_length=4096)]
+    voice: Literal["default"] | None = None
+    response_format: Literal["wav"] | None = None
+    speed: Annotated[float, Field(ge=1, le=1)] | None = None
+    instructions: Literal[""] | None = None
+    stream_format: Literal["audio"] | None = None
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED), WHOLE] | None = None
+    controls: dict[str, Any] = {}
 
 
 def add(app: FastAPI) -> None:
@@ -155,11 +163,15 @@ def add(app: FastAPI) -> None:
         "/v1/images/edits", edits, methods=["POST"], response_model=Images, openapi_extra=ONCE | _form(),
         responses=success("Pictures as PNG in base64", headers=ORIGIN) | refusals(*MADE),
     )  # fmt: skip
-    others: dict[str, Callable[..., Any]] = {"/v1/completions": completions, "/v1/audio/speech": speech}
-    for path, route in others.items():
-        app.add_api_route(
-            path, route, methods=["POST"], response_class=Response, status_code=404, responses=refusals(*ASKED)
-        )
+    app.add_api_route(
+        "/v1/completions", completions, methods=["POST"], response_model=Completion, openapi_extra=ONCE,
+        responses=success("Texts as JSON, or as server-sent events while they are written", headers=ORIGIN)
+        | refusals(*MADE),
+    )  # fmt: skip
+    app.add_api_route(
+        "/v1/audio/speech", speech, methods=["POST"], response_class=Response, openapi_extra=ONCE,
+        responses=success("A sound as WAV", headers=ORIGIN, media=("audio/wav",)) | refusals(*MADE),
+    )  # fmt: skip
 
 
 async def images(request: Request, asked: ImageRequest) -> Response:
@@ -252,13 +264,36 @@ async def _files(form: FormData) -> list[bytes]:
 
 
 async def completions(request: Request, asked: CompletionRequest) -> Response:
-    """Text: for models of text, none of which is promoted yet."""
-    raise _not_yet(await _of_kind(request, asked.model, "text"))
+    """Texts that go on from a prompt, or from nothing: whole, or with `stream` as they are written."""
+
+    async def make() -> Response:
+        resident = await _of_kind(request, asked.model, "text")
+        if not asked.stream:
+            return await complete(request, resident, asked)
+        if "idempotency-key" in request.headers:
+            raise Refusal(
+                "a stream cannot be kept for a retry; leave the Idempotency-Key or stream out", param="stream"
+            )
+        return stream(request, resident, asked)
+
+    return await make() if asked.stream else await generation.once(request, make)
 
 
 async def speech(request: Request, asked: SpeechRequest) -> Response:
-    """Speech: for models of audio, none of which is promoted yet."""
-    raise _not_yet(await _of_kind(request, asked.model, "audio"))
+    """A sound of one model, as WAV."""
+
+    async def make() -> Response:
+        resident = await _of_kind(request, asked.model, "audio")
+        controls = asked.controls
+        if asked.input:
+            if "text" not in resident.endpoint.card.controls:
+                raise Refusal(f"{resident.model} speaks no text that it is given; leave input empty", param="input")
+            controls = {**controls, "text": asked.input}
+        seeds = generation.seeds_of(resident, seed=asked.seed, seeds=None, n=1)
+        made = await generation.generate(request, resident, seeds, generation.controls_of(resident, controls))
+        return Response(made.samples[0], headers=made.headers(), media_type=resident.endpoint.media_type)
+
+    return await generation.once(request, make)
 
 
 async def _of_kind(request: Request, named: str, modality: str) -> Resident:

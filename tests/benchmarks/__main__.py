@@ -7,7 +7,7 @@ meanwhile: these are comparisons within one run, never tests.
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import families, kills, line, loop, rows, serving
+from tests.benchmarks import audio, families, floors, kills, line, loop, rows, serving, text
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "loop": loop.main,
@@ -15,6 +15,9 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "line": line.main,
     "rows": rows.main,
     "kills": kills.main,
+    "text": text.main,
+    "audio": audio.main,
+    "floors": floors.main,
     "serving": serving.main,
 }
 

@@ -69,7 +69,7 @@ def measure(
     told: dict[str, Any] = json.loads((folder / "told.json").read_text())
     sheets.mkdir(parents=True, exist_ok=True)
     for name, sheet in reference.sheets(samples_of(folder, seeds[0]).rows(torch.arange(SHOWN))).items():
-        (sheets / f"{name}.png").write_bytes(sheet)
+        (sheets / name).write_bytes(sheet)
     scored = {"values": score(folder, seeds, reference), "floor": reference.floor()}
     shutil.rmtree(folder)
     return {**told, **scored}

@@ -66,9 +66,11 @@ def test_an_unbounded_control_refuses_what_is_no_number(folder: Path, tmp_path: 
     place = Path(shutil.copytree(folder, tmp_path / "open"))
     (place / "endpoint.json").write_text('{"model": "shoes", "controls": {"truncation": {"default": 1.0}}}')
     open_ended = sampling.load(place)
-    assert open_ended.checked({"truncation": 3.0}) == {"truncation": 3.0}
+    assert open_ended.checked({"truncation": 1.7}) == {"truncation": 1.7}
     with pytest.raises(AtelierError, match="truncation"):
         open_ended.checked({"truncation": float("nan")})
+    with pytest.raises(AtelierError, match=r"truncation is 3\.0: Input should be less than or equal to 2"):
+        open_ended.checked({"truncation": 3.0})
 
 
 def test_an_unknown_control_is_answered_with_the_nearest(endpoint: sampling.Endpoint) -> None:

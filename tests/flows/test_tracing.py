@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from starlette.testclient import TestClient
@@ -21,6 +22,8 @@ from typer.testing import CliRunner
 from components import provenance
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
+from components.modalities.audio import codec as codec_of_sounds
+from components.modalities.audio.batch import AudioSpec, Waves
 from components.modalities.image import codec
 from components.provenance import Signer
 from components.records import Artifact, Check, Scores, Verdict
@@ -209,18 +212,26 @@ def test_each_sample_of_an_answer_is_told(place: Workspace) -> None:
         tracing.trace(place, written(place, answer(place, data=[]), "answer.json"))
 
 
-def test_a_sound_is_traced_by_the_manifest_beside_it(place: Workspace) -> None:
-    sound, manifest = provenance.attach(b"RIFF...", trace_of(place), modality="audio", signer=signer_of(place))
-    path = written(place, sound, "sample.wav")
+def test_a_sound_is_traced_by_what_it_carries(place: Workspace) -> None:
+    silence = Waves(torch.zeros(1, 80), torch.tensor([80]))
+    (bare,) = codec_of_sounds.encode(silence, AudioSpec(rate=8000, length=80))
+    sound, _ = provenance.attach(bare, trace_of(place), modality="audio", signer=signer_of(place))
+    assert only(tracing.trace(place, written(place, sound, "sample.wav")))["status"] == "intact"
+    assert only(tracing.trace(place, written(place, bare, "bare.wav")))["status"] == "unsigned"
+
+
+def test_a_text_is_traced_by_the_manifest_beside_it(place: Workspace) -> None:
+    text, manifest = provenance.attach(b"To be", trace_of(place), modality="text", signer=signer_of(place))
+    path = written(place, text, "sample.txt")
     assert only(tracing.trace(place, path))["status"] == "unsigned"
     for note in (json.dumps(manifest).encode(), base64.b64encode(json.dumps(manifest).encode())):
         beside = Path(written(place, note, "manifest.json"))
         assert only(tracing.trace(place, path, manifest=beside))["status"] == "intact"
-    altered = written(place, sound + b".", "altered.wav")
+    altered = written(place, text + b".", "altered.txt")
     assert only(tracing.trace(place, altered, manifest=beside))["status"] == "altered"
     with pytest.raises(AtelierError, match="is no manifest"):
         tracing.trace(place, path, manifest=Path(path))
-    entry = {"seed": 7, "b64_json": base64.b64encode(sound).decode(), "media_type": "audio/wav", "manifest": manifest}
+    entry = {"seed": 7, "b64_json": base64.b64encode(text).decode(), "media_type": "text/plain", "manifest": manifest}
     assert tracing.trace(place, written(place, answer(place, data=[entry]), "answer.json"))["intact"]
 
 

@@ -33,6 +33,9 @@ class Toy:
         self.batches, self.gate = [], threading.Event()
         self.gate.set()
 
+    def refuse(self, controls):
+        pass
+
     def sample(self, seeds, *, controls, conditions=None):
         self.gate.wait(10)
         self.batches.append([(seed, control.steps) for seed, control in zip(seeds, controls, strict=True)])

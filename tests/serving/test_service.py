@@ -6,7 +6,10 @@ import sys
 
 from components import families
 from components.bundle import EndpointCard, assemble
+from components.modalities.audio.batch import AudioSpec
 from components.modalities.image.batch import ImageSpec
+from components.modalities.text.batch import TextSpec
+from components.modalities.text.tokenizers import ByteTokens
 from components.store import Store
 
 PROGRAM = """
@@ -33,7 +36,11 @@ def imported(tmp_path, names, extra=""):
         module = families.get(name)
         with store.writing("weights") as draft:
             degrade = "invert" if module.Model.edits else None
-            spec = ImageSpec(channels=1, size=8, classes=("a", "b"), degrade=degrade)
+            spec = {
+                "image": ImageSpec(channels=1, size=8, classes=("a", "b"), degrade=degrade),
+                "text": TextSpec(tokenizer=ByteTokens(), context=16),
+                "audio": AudioSpec(rate=8000, length=160),
+            }[module.Model.modality]
             module.Model(module.Config(), spec).save(draft.directory)
         bundles.append(store.path(assemble(draft.artifact, EndpointCard(model="fashion"), store)))
     command = [sys.executable, "-c", PROGRAM, extra, *bundles]

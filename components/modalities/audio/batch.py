@@ -13,13 +13,15 @@ PAD = 256  # fills a transcript up behind its bytes
 class AudioSpec(Spec):
     """One channel at `rate` Hz in windows of `length` samples; `classes` names the labels, empty where there are none.
 
-    `text` is the longest transcript in bytes of UTF-8, 0 where transcripts are left out.
+    `text` is the longest transcript in bytes of UTF-8, 0 where transcripts are left out; `characters` are those of the
+    training side's known ones.
     """
 
     rate: int = Field(ge=100)
     length: int = Field(ge=1)
     classes: tuple[str, ...] = ()
     text: int = Field(0, ge=0)
+    characters: str = Field("", exclude_if=lambda characters: not characters)  # of training transcripts, as `plain` has
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Waves(Batch):
     labels: Tensor | None = None
     text: Tensor | None = None
     places: Tensor | None = None
+
+
+def plain(text: str) -> str:
+    """A text as it is spoken: ASCII in small letters."""
+    return "".join(character.lower() if character.isascii() else character for character in text)
 
 
 SPEC = AudioSpec

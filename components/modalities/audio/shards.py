@@ -23,7 +23,7 @@ from components import loading
 from components.contract import Strict
 from components.errors import AtelierError
 from components.modalities.audio.augment import Augment
-from components.modalities.audio.batch import PAD, AudioSpec, Waves
+from components.modalities.audio.batch import PAD, AudioSpec, Waves, plain
 from components.modalities.audio.rows import FRAME, decode, mono
 from components.rows import Row, label_index
 
@@ -64,13 +64,21 @@ def write(
 
     An `AtelierError` names a row that validation should have kept out, or one with too long a transcript.
     """
+    heard: set[str] = set()
     with ExitStack() as files:
         sides = {side: _Side(directory, side, files) for side in counts}
         for row in accepted:
-            label = label_index(row, classes)
-            sides[row.split].add(_clip(row, prepare), label, _transcript(row, prepare) if prepare.text else None)
+            clip, label = _clip(row, prepare), label_index(row, classes)
+            whole = len(clip) <= prepare.length  # of a part of a recording nobody knows which words it holds
+            text = _transcript(row, prepare) if prepare.text and whole else b""
+            sides[row.split].add(clip, label, text if prepare.text else None)
+            if row.split == "train":
+                heard.update(plain(text.decode()))
     assert {side: clips.rows for side, clips in sides.items()} == dict(counts), "every row that was counted came"
-    spec = AudioSpec(rate=prepare.rate, length=prepare.length, classes=tuple(classes), text=prepare.text)
+    spec = AudioSpec(
+        rate=prepare.rate, length=prepare.length, classes=tuple(classes), text=prepare.text,
+        characters="".join(sorted(heard)),
+    )  # fmt: skip
     index = {"prepare": prepare.model_dump(mode="json"), "spec": spec.model_dump(mode="json")}
     (directory / "index.json").write_text(json.dumps(index, sort_keys=True))
     return spec

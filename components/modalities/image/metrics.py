@@ -92,6 +92,10 @@ class Reference:
             **self._likeness(generated),
         }
 
+    def likelihood(self, nats: object) -> dict[str, float]:
+        """Nothing: a likelihood of pictures says little of how they look, and most families have none."""
+        return {}
+
     def _control(self, generated: Images, features_ND: Tensor) -> dict[str, float]:
         """How well rows that were asked for by label show it, to a classifier of real rows and to one of their own.
 
@@ -168,7 +172,7 @@ class Reference:
         """The pictures a person looks at: generated rows, what they were given, and real ones of the same number."""
         given, real = self.given(len(generated)), self._cycled(len(generated))
         shown = {"generated": generated, "held_out": real} | ({} if given is None else {"given": given})
-        return {name: codec.grid(images, columns=10) for name, images in shown.items()}
+        return {f"{name}.png": codec.grid(images, columns=10) for name, images in shown.items()}
 
 
 def _codes(control: PublicControl) -> list[int]:

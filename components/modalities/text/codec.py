@@ -1,6 +1,6 @@
 """How texts travel: UTF-8."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +13,11 @@ SUFFIX = ".txt"
 def encode(tokens: "Tokens", spec: "TextSpec") -> list[bytes]:
     """One text per row, up to its `end`; a broken UTF-8 sequence or an unknown character shows as U+FFFD."""
     return [spec.tokenizer.decode(row).encode() for row in tokens.tokens.detach().cpu().numpy()]
+
+
+def pieces(spec: "TextSpec") -> Callable[[int], str]:
+    """The text that each further token of a sample brings, `end` what is left: all of it is what `encode` makes."""
+    return spec.tokenizer.pieces()
 
 
 def judge(payload: bytes, spec: Mapping[str, Any]) -> None:

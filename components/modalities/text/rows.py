@@ -6,6 +6,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from functools import lru_cache
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ FACTS = pa.schema(
         pa.field("replacement_share", pa.float64()),  # of all characters: U+FFFD, which an earlier conversion left
         pa.field("letter_share", pa.float64()),  # of visible characters
         pa.field("script", pa.string()),  # of most letters, by the first word of their Unicode names: LATIN, CJK ...
+        pa.field("language", pa.string()),  # ISO 639-1, by py3langid from the first characters; None without letters
+        pa.field("profane_share", pa.float64()),  # of words: those on the list of better-profanity
+        pa.field("addresses", pa.int64()),  # of e-mail
+        pa.field("phones", pa.int64()),  # numbers with a country's code, or as North America writes them
+        pa.field("cards", pa.int64()),  # numbers of 13 to 19 digits whose check digit is right
         pa.field("near_hash", pa.string()),
         pa.field("error", pa.string()),  # why it does not decode
     ]
@@ -35,6 +41,15 @@ SHINGLE = 4  # words
 MINIMA = 3
 # A word is a run of letters and digits; in scripts without spaces it is one character.
 WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
+
+
+PLAIN = re.compile(r"[^\W\d_]+")
+TOLD = 2000  # characters by which a language is told
+ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+PHONE = re.compile(
+    r"(?<![\w+])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,11}|\(?\d{3}\)?[ .-]\d{3}[.-]\d{4})(?!\w)"
+)
+CARD = re.compile(r"(?<!\d)(?<!\d[.-])\d(?:[ -]?\d){12,18}(?![.-]?\d)")
 
 
 def facts(payload: bytes) -> dict[str, Any]:
@@ -85,8 +100,39 @@ def _of_text(text: str) -> dict[str, Any]:
         "replacement_share": counts["\ufffd"] / every,
         "letter_share": sum(letters.values()) / max(visible, 1),
         "script": _script(letters),
+        "language": _language(text[:TOLD]) if letters else None,
+        "profane_share": _profane_share(text),
+        "addresses": len(ADDRESS.findall(text)) if "@" in text else 0,
+        "phones": len(PHONE.findall(text)),
+        "cards": sum(_checks(found.group()) for found in CARD.finditer(text)),
         "near_hash": near_hash(text),
     }
+
+
+def _language(text: str) -> str:
+    from py3langid.langid import classify
+
+    language: str = classify(text)[0]
+    return language
+
+
+def _profane_share(text: str) -> float:
+    words = PLAIN.findall(text.lower())
+    profane = _profane()
+    return sum(word in profane for word in words) / max(len(words), 1)
+
+
+@lru_cache(maxsize=1)
+def _profane() -> frozenset[str]:
+    listed = resources.files("better_profanity").joinpath("profanity_wordlist.txt").read_text("utf-8")
+    return frozenset(line.strip().lower() for line in listed.splitlines())
+
+
+def _checks(number: str) -> bool:
+    """Whether the last digit of a number is the check digit of the others (Luhn, US patent 2,950,048)."""
+    digits = [int(digit) for digit in number if digit.isdigit()][::-1]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0 and len(set(digits)) > 1
 
 
 def _script(letters: dict[str, int]) -> str | None:

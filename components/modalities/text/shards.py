@@ -28,10 +28,14 @@ from components.rows import Row, label_index
 
 
 class Prepare(Strict):
-    """What a recipe's `prepare` says: windows of `context` tokens, cut by a tokenizer: bytes or characters."""
+    """What a recipe's `prepare` says: windows of `context` tokens, cut by a tokenizer: bytes, characters or bpe.
+
+    `vocabulary` is how many tokens bpe learns at most.
+    """
 
     context: int = Field(256, ge=1, le=65_536)
-    tokenizer: Kind = "bytes"
+    tokenizer: Kind | Tokenizer = "bytes"  # one that is whole is taken as it is, such as that of a model to go on from
+    vocabulary: int = Field(1024, ge=257, le=65_536)
 
 
 def write(
@@ -47,7 +51,9 @@ def write(
             texts[row.split].add(decode(row.payload), label_index(row, classes))
     assert {side: text.rows for side, text in texts.items()} == dict(counts), "every row that was counted came"
     training = texts["train"].read() if "train" in texts else iter(())
-    tokenizer = tokenizers.learn(prepare.tokenizer, training)
+    tokenizer = prepare.tokenizer
+    if isinstance(tokenizer, str):
+        tokenizer = tokenizers.learn(tokenizer, training, vocabulary=prepare.vocabulary)
     sides = {side: _tokenized(text, directory, side, tokenizer, prepare.context) for side, text in texts.items()}
     for text in texts.values():
         text.drop()
@@ -69,24 +75,29 @@ class Split:
     stream: np.ndarray  # [N] ids of the whole side
     starts: np.ndarray  # [documents] int64: the place of each document's first token
     labels: np.ndarray | None  # [documents] int64
-    context: int
+    spec: TextSpec
     bytes: int  # of the side's text as UTF-8, without any `end`: what bits per byte are counted over
 
     def __len__(self) -> int:
-        return (len(self.stream) - 1) // self.context
+        return (len(self.stream) - 1) // self.spec.context
 
     def batch(self, index: Tensor) -> Tokens:
         """The windows of an index [B], in its order."""
-        return self.at(index * self.context)
+        return self.at(index * self.spec.context)
 
     def at(self, places: Tensor) -> Tokens:
         """The windows that begin at any places [B] of the stream, 0 to its length - context - 1."""
         places_B = places.numpy()
-        tokens_BT = self.stream[places_B[:, None] + np.arange(self.context + 1)].astype(np.int64)
+        tokens_BT = self.stream[places_B[:, None] + np.arange(self.spec.context + 1)].astype(np.int64)
         if self.labels is None:
             return Tokens(torch.from_numpy(tokens_BT), places)
         document_B = np.searchsorted(self.starts, places_B + 1, side="right") - 1
         return Tokens(torch.from_numpy(tokens_BT), places, torch.from_numpy(self.labels[document_B]))
+
+    def texts(self) -> Iterator[str]:
+        """Every document of the side, in order."""
+        for begin, end in zip(self.starts, [*self.starts[1:], len(self.stream)], strict=True):
+            yield self.spec.tokenizer.decode(self.stream[begin:end])
 
     def consecutive(self, step: int, *, size: int) -> Tensor:
         """The index [size] of the windows of one step of truncated back-propagation, as `loading.consecutive` says."""
@@ -101,7 +112,7 @@ def open_split(directory: Path, side: str) -> Split:
         stream=np.memmap(directory / f"{side}.tokens", _kind(spec.tokenizer), "r"),
         starts=np.memmap(directory / f"{side}.starts", "<i8", "r"),
         labels=np.memmap(directory / f"{side}.labels", "<i8", "r") if spec.classes else None,
-        context=spec.context,
+        spec=spec,
         bytes=index["sides"][side]["bytes"],
     )
 

@@ -9,13 +9,24 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from components import alarms, bundle, families, loading, sampling
-from components.contract import Batch, Spec
+from components.contract import AVERAGED, Batch, Spec
 from components.controls import PublicControl
 from components.recipe import Train
 from components.store import digest_of
 from components.training import Loop
+
+
+class Levels:
+    """An encoder of pictures whose features are the pixels; bright rows are of class 1."""
+
+    def features(self, batch: Any) -> torch.Tensor:
+        return batch.pixels.flatten(1)
+
+    def labels(self, features_BD: torch.Tensor) -> torch.Tensor:
+        return (features_BD.mean(dim=1) > 0).long()
 
 
 class FamilyContract:
@@ -26,6 +37,7 @@ class FamilyContract:
     spec: ClassVar[Spec]
     falling: ClassVar[str]  # a loss, "phase/part", that a few dozen steps on one batch bring down
     steps: ClassVar[int] = 40
+    alarm: ClassVar[Any] = Levels()  # an encoder of two classes for the rows
     public: ClassVar[tuple[str, PublicControl, Any]] = ("truncation", PublicControl(default=1.0, at_most=1.5), 0.2)
 
     def real(self, count: int) -> Batch:
@@ -65,6 +77,28 @@ class FamilyContract:
             together = self.draw(family, seeds, [seed % 64 for seed in seeds])
             alone = self.draw(family, [7], [7])
             assert _equal(together.rows(slice(place, place + 1)), alone)
+
+    def test_another_goes_on_from_what_was_saved(self, tmp_path: Path) -> None:
+        first, other = self.build(0), self.build(1)
+        self.run(first, 2)
+        first.eval().save(tmp_path)
+        assert not _equal(self.draw(first, [1, 2]), self.draw(other.eval(), [1, 2]))
+        other.begin(load_file(tmp_path / "model.safetensors"))
+        served = type(first).restore(first.config, first.spec, tmp_path / "model.safetensors")
+        assert _equal(self.draw(served, [1, 2]), self.draw(other.eval(), [1, 2]))
+        trained = dict(other.named_children())
+        for twin in AVERAGED:
+            if "average" in trained and twin in trained:
+                ours, theirs = trained[twin].state_dict(), trained["average"].state_dict()
+                assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+    def test_weights_of_another_network_are_no_beginning(self, tmp_path: Path) -> None:
+        family = self.build()
+        family.save(tmp_path)
+        weights = load_file(tmp_path / "model.safetensors")
+        name = sorted(weights)[0]
+        with pytest.raises(ValueError, match="1 weights are others"):
+            self.build().begin({**weights, name: torch.zeros(3, 1, 4, 1, 5)})
 
     def test_different_seeds_give_different_samples(self) -> None:
         samples = self.draw(self.build().eval(), [1, 2], [1, 2])
@@ -137,7 +171,7 @@ class FamilyContract:
         """The losses stay far from the bound, and a look changes nothing of what is trained."""
         loop = self.run(self.build(), 6)
         assert loop.divergence.found(patience=1) is None
-        variety = alarms.Variety(_Levels(), 2, _Levels().features(self.real(8)), self.control(), self.given(8))
+        variety = alarms.Variety(self.alarm, 2, self.alarm.features(self.real(8)), self.control(), self.given(8))
         before = copy.deepcopy(loop.family.state_dict())
         measured = variety.look(loop.family)
         assert 0 <= measured["recall"] <= 1 and loop.family.training
@@ -153,16 +187,6 @@ class FamilyContract:
     def test_unknown_settings_are_refused(self) -> None:
         with pytest.raises(ValidationError):
             families.get(self.family).Config.model_validate({"no_such_setting": 1})
-
-
-class _Levels:
-    """An encoder whose features are the pixels; bright rows are of class 1."""
-
-    def features(self, batch: Any) -> torch.Tensor:
-        return batch.pixels.flatten(1)
-
-    def labels(self, features_BD: torch.Tensor) -> torch.Tensor:
-        return (features_BD.mean(dim=1) > 0).long()
 
 
 class Rows:

@@ -66,7 +66,8 @@ def test_recordings_go_through_to_a_split_that_reads_them(tmp_path: Path) -> Non
     prepared = preprocessing.prepare(validated, options, modality="audio", store=store)
     assert preprocessing.prepare(validated, options, modality="audio", store=store) == prepared
     spec = AudioSpec.model_validate(prepared.spec)
-    assert spec == AudioSpec(rate=8000, length=4800, classes=("even", "odd"), text=16)
+    assert spec == AudioSpec(rate=8000, length=4800, classes=("even", "odd"), text=16, characters=spec.characters)
+    assert set("number 1") <= set(spec.characters)
     split = shards.open_split(store.path(prepared.shards), "train")
     batch = split.batch(torch.arange(len(split)))
     assert len(batch) == 48 and batch.lengths.tolist() == [4000] * 48

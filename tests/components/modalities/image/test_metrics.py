@@ -145,7 +145,7 @@ def test_restored_pictures_are_held_against_their_own_originals(restoring: metri
 
 
 def test_sheets_of_restored_pictures_show_what_was_given(restoring: metrics.Reference) -> None:
-    assert restoring.sheets(Images(Bars(20, seed=2).pixels)).keys() == {"generated", "held_out", "given"}
+    assert restoring.sheets(Images(Bars(20, seed=2).pixels)).keys() == {"generated.png", "held_out.png", "given.png"}
 
 
 def test_a_metric_of_restored_pictures_lacks_a_degradation(restoring: metrics.Reference) -> None:

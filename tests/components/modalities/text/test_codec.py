@@ -22,4 +22,4 @@ def test_rows_of_characters_are_written_with_the_vocabulary_of_the_spec() -> Non
 
 def test_serving_needs_none_of_the_platforms_libraries() -> None:
     reached = closure(["components.modalities.text.codec"])
-    assert reached.versions().keys() == {"numpy", "pydantic", "safetensors", "torch"}
+    assert reached.versions().keys() == {"numpy", "pydantic", "safetensors", "tokenizers", "torch"}

@@ -70,6 +70,9 @@ PLANTS = {
         "gr\ufffd\ufffde ".encode() * 30,
         "was damaged by an earlier conversion: 33.33% of its characters are U+FFFD, must be at most 0.1%",
     ),
+    "address": (b"write to jo@example.org " * 9, "holds 9 e-mail addresses"),
+    "phone": (b"call +49 30 901820 now, " * 2, "holds 2 phone numbers"),
+    "card": (b"pay with 4111 1111 1111 1111.", "holds 1 numbers of payment cards"),
     "long line": (b"word " * 200_000, "has a line of 1000000 characters, must be at most 100000"),
     "twin": (clean(1)[0].replace(b"\n", b"  \r\n"), "is the same text as an earlier row"),
 }

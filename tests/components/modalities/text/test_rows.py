@@ -29,6 +29,11 @@ def test_the_facts_of_a_text() -> None:
         "replacement_share": 0.0,
         "letter_share": 0.6,
         "script": "LATIN",
+        "language": "de",
+        "profane_share": 0.0,
+        "addresses": 0,
+        "phones": 0,
+        "cards": 0,
         "near_hash": near_hash("größe 12 ω"),
         "error": None,
     }
@@ -42,6 +47,49 @@ def test_the_facts_of_a_text() -> None:
 def test_the_same_text_has_one_content_digest_in_any_form(other: str) -> None:
     told, first = facts(other.encode()), facts("Café noir\n".encode())
     assert told["content_digest"] == first["content_digest"] and told["digest"] != first["digest"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("write to jo.smith+x@mail.example.co.uk, or not", (1, 0, 0)),
+        ("a@b.de c@d.fr", (2, 0, 0)),
+        ("no address: a@b, @home, me@", (0, 0, 0)),
+        ("call +49 30 901820-12 or (212) 555-0123, or 212-555-0123", (0, 3, 0)),
+        ("in 1616, lines 10-20, 3.14159265, 12 34 56, Henry 4-5-6", (0, 0, 0)),
+        ("card 4111 1111 1111 1111, and 5500-0000-0000-0004", (0, 0, 2)),
+        ("4111 1111 1111 1112 has a wrong check digit; 0000000000000000 none", (0, 0, 0)),
+    ],
+)
+def test_personal_data_are_counted(text: str, found: tuple[int, int, int]) -> None:
+    told = facts(text.encode())
+    assert (told["addresses"], told["phones"], told["cards"]) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("To be, or not to be, that is the question", "en"),
+        ("Zwei Dinge sind unendlich, das Universum und mehr", "de"),
+        ("Le chat est noir et le chien est blanc", "fr"),
+        ("東京は日本の首都であり、世界最大の都市圏である", "ja"),
+        ("12 34 !?", None),
+    ],
+)
+def test_the_language_of_a_text_is_told(text: str, language: str | None) -> None:
+    assert facts(text.encode())["language"] == language
+
+
+def test_profane_words_are_counted_and_what_only_holds_their_letters_is_not() -> None:
+    assert facts(b"Oh shit, he said")["profane_share"] == 0.25
+    assert facts(b"An assassin in Scunthorpe drinks a cocktail")["profane_share"] == 0
+
+
+def test_digits_and_signs_without_end_are_searched_in_time() -> None:
+    begun = time.monotonic()
+    for hostile in ("1" * 100_000, "1 " * 50_000, "a." * 50_000 + "@", "a@" + "a." * 50_000, "+1 (" * 25_000):
+        facts(hostile.encode())
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("other", ["Cafe noir", "Café  noir", "café noir", " Café noir", "Café\nnoir"])

@@ -7,7 +7,7 @@ from hypothesis import strategies as some
 from pydantic import TypeAdapter, ValidationError
 
 from components.errors import AtelierError
-from components.modalities.text.tokenizers import ByteTokens, CharacterTokens, Tokenizer, learn
+from components.modalities.text.tokenizers import ByteTokens, CharacterTokens, PieceTokens, Tokenizer, learn
 
 BYTES = ByteTokens()
 ABC = CharacterTokens(characters="abcé")
@@ -81,3 +81,37 @@ def test_nothing_is_learnt_from_nothing() -> None:
 
 def test_ids_are_whole_numbers() -> None:
     assert all(np.issubdtype(tokenizer.encode("abc").dtype, np.integer) for tokenizer in (BYTES, ABC))
+
+
+@pytest.fixture(scope="module")
+def pieces() -> PieceTokens:
+    learnt = learn("bpe", iter(["the cat and the dog and the bird. " * 20, "naïve naïve café"]), vocabulary=300)
+    assert isinstance(learnt, PieceTokens)
+    return learnt
+
+
+def test_pieces_are_learnt_from_what_comes_often_and_the_same_each_time(pieces: PieceTokens) -> None:
+    assert 257 < pieces.size <= 300 and pieces.end == pieces.size - 1
+    assert len(pieces.encode("the cat and the dog")) <= 6
+    again = learn("bpe", iter(["the cat and the dog and the bird. " * 20, "naïve naïve café"]), vocabulary=300)
+    assert again == pieces == TypeAdapter(Tokenizer).validate_json(pieces.model_dump_json())
+
+
+@given(text=some.text())
+def test_any_text_comes_back_from_its_pieces(pieces: PieceTokens, text: str) -> None:
+    ids = pieces.encode(text)
+    assert pieces.decode(ids) == text and not (ids == pieces.end).any()
+
+
+@given(data=some.data())
+@pytest.mark.parametrize("kind", ["bytes", "characters", "bpe"])
+def test_a_row_told_piece_by_piece_is_the_row_told_whole(pieces: PieceTokens, kind: str, data: some.DataObject) -> None:
+    tokenizer: Tokenizer = {"bytes": BYTES, "characters": ABC, "bpe": pieces}[kind]
+    ids = data.draw(some.lists(some.integers(0, tokenizer.size - 1).filter(lambda token: token != tokenizer.end)))
+    tell = tokenizer.pieces()
+    assert "".join(map(tell, [*ids, tokenizer.end])) == tokenizer.decode(ids)
+
+
+def test_merges_of_what_comes_later_are_refused() -> None:
+    with pytest.raises(ValidationError, match="the token 257 merges 97 and 258"):
+        PieceTokens(merges=((97, 98), (97, 258)))

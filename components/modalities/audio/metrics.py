@@ -1,0 +1,284 @@
+"""The metrics of sounds: how well a model foretells held-out samples, and what those that it makes are like.
+
+`bits_per_sample` is of 256 classes by mu-law; `fd` and `kd` compare log-mel statistics, in squared standard deviations
+of the held-out ones; `spectral_distance` is in dB; the rest are shares in [0, 1], or how far from the real share.
+`understood` is of spoken texts, by a recogniser that chooses among all transcripts of the data: `understood_new` of
+held-out ones; `voice_fd` and `voice_kd` are of an embedding and `mos` is the opinion that listeners would have, 1 to 5,
+where what they need is installed. What lies behind the end of a sound counts nowhere.
+N sounds, T samples, F frames, M bands, D features.
+"""
+
+import io
+import math
+import wave
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from components import fidelity, loading
+from components.controls import PublicControl
+from components.modalities.audio import codec, opinions, picture, recogniser, voices
+from components.modalities.audio.batch import PAD, Waves, plain
+from components.modalities.audio.prediction import Predictor
+from components.modalities.audio.shards import FULL, Split
+
+DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
+    "bits_per_sample": "lower",
+    "bits_saved": "higher",
+    "fd": "lower",
+    "kd": "lower",
+    "spectral_distance": "lower",
+    "clipped": "lower",
+    "clicks": "lower",
+    "silence_gap": "lower",
+    "voiced_gap": "lower",
+    "voice_fd": "lower",
+    "voice_kd": "lower",
+    "mos": "higher",
+    "understood": "higher",
+    "understood_new": "higher",
+}
+OF_VOICES = ("voice_fd", "voice_kd")
+OF_TEXTS = ("understood", "understood_new")
+ROWS = 16  # windows that are foretold at once, each row going on where it ended
+REAL_AT_MOST = 1024  # held-out windows that generated sounds are compared with
+BANDS = 24
+FRAME, HOP = 0.032, 0.016  # s
+QUIET = 1e-5  # power under which a frame is silent, -50 dB of full scale
+JUMP = 0.5  # of full scale, from one sample to the next: none that speaks does that at 8 kHz
+PITCH = (60.0, 400.0)  # Hz
+
+Nats = Callable[..., tuple[Tensor, Any] | None]
+Requests = Sequence[Mapping[str, Any]]
+
+
+def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
+    """What a recipe has to offer or prepare before such a metric can be measured; None where it does."""
+    if metric in OF_VOICES and not voices.installed():
+        return f"{metric} cannot be measured: {voices.LACKING}"
+    if metric == "mos" and not opinions.installed():
+        return f"mos cannot be measured: {opinions.LACKING}"
+    if metric in OF_TEXTS and "text" not in controls:
+        return (
+            f"{metric} is about the control 'text', which the recipe does not offer. Add it to controls, as in "
+            '{text: {default: ""}}, for candidates with `speaks: true`.'
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What generated sounds and their model are held against: both sides of the data."""
+
+    train: Split
+    held_out: Split
+
+    @classmethod
+    def of(cls, train: Split, held_out: Split, encoder: None, *, classes: tuple[str, ...]) -> Self:
+        return cls(train, held_out)
+
+    def measure(self, generated: Waves, asked: Requests = ({},)) -> dict[str, float]:
+        """Every metric of this modality for one set of generated sounds."""
+        return self._against(generated, self._real) | self._heard(generated, [one.get("text", "") for one in asked])
+
+    def likelihood(self, nats: Nats) -> dict[str, float]:
+        """How well a model foretells the held-out side, in bits a sample; rows read on through clips in their order."""
+        rows = min(ROWS, len(self.held_out))
+        total, count, memory = 0.0, 0, None
+        for step in range(len(self.held_out) // rows):
+            batch = self.held_out.batch(loading.consecutive(len(self.held_out), step=step, size=rows))
+            told = nats(batch, memory)
+            if told is None:
+                return {}
+            nats_B, memory = told
+            total, count = total + float(nats_B.double().sum()), count + int(batch.lengths.sum())
+        bits = total / math.log(2) / count
+        return {"bits_per_sample": bits, "bits_saved": self._predicted - bits}
+
+    @cached_property
+    def _predicted(self) -> float:
+        """The bits a sample of linear prediction, fitted to the same training side."""
+        return Predictor.of(_clips(self.train)).bits_per_sample(_clips(self.held_out))
+
+    @cached_property
+    def _real(self) -> Waves:
+        """Held-out windows, evenly over the side: whole recordings if there are texts, else full ones; or all."""
+        every = self.held_out.batch(torch.arange(len(self.held_out)))
+        kept_B = every.lengths == self.held_out.spec.length if every.text is None else (every.text != PAD).any(dim=1)
+        kept = torch.nonzero(kept_B)[:, 0] if kept_B.any() else torch.arange(len(self.held_out))
+        return every.rows(kept[torch.linspace(0, len(kept) - 1, min(REAL_AT_MOST, len(kept))).long()])
+
+    @cached_property
+    def _texts(self) -> tuple[list[str], list[str]]:
+        """What is said in the windows of the training side and of the held-out one, where that is known."""
+        sides = [split.batch(torch.arange(len(split))).text for split in (self.train, self.held_out)]
+        train, held_out = (
+            [text for text in recogniser.transcripts(side) if text] for side in sides if side is not None
+        )
+        return train, held_out
+
+    @cached_property
+    def _recogniser(self) -> recogniser.Recogniser:
+        return recogniser.Recogniser([text for side in self._texts for text in side])
+
+    def _heard(self, sounds: Waves, asked: Sequence[str]) -> dict[str, float]:
+        """How many of the sounds that were to say something do; nothing where none was."""
+        if not any(asked):
+            return {}
+        texts = [asked[at % len(asked)] for at in range(len(sounds))]
+        known = {recogniser.spoken(text) for text in self._texts[0]}
+        new = [text if recogniser.spoken(text) not in known else "" for text in texts]
+        rate = self.held_out.spec.rate
+        shares = {
+            name: self._recogniser.understood(sounds, rate, said)
+            for name, said in zip(OF_TEXTS, (texts, new), strict=True)
+        }
+        return {name: share for name, share in shares.items() if share is not None}
+
+    def _against(self, sounds: Waves, real: Waves) -> dict[str, float]:
+        rate = self.held_out.spec.rate
+        one_ND, other_MD = _features(sounds, rate), _features(real, rate)
+        mean, deviation = other_MD.mean(dim=0), other_MD.std(dim=0).clamp(min=1e-3)
+        one_ND, other_MD = (one_ND - mean) / deviation, (other_MD - mean) / deviation
+        return {
+            "fd": fidelity.frechet_distance(one_ND, other_MD),
+            "kd": fidelity.kernel_distance(one_ND, other_MD),
+            "spectral_distance": _spectral_distance(sounds, real, rate),
+            **_of_voices(sounds, real, rate),
+            **({"mos": opinions.mean_opinion(sounds, rate)} if opinions.installed() else {}),
+            "clipped": _share(sounds.samples.abs() >= 0.999, sounds),
+            "clicks": _share(sounds.samples.diff(dim=1, prepend=sounds.samples[:, :1]).abs() > JUMP, sounds),
+            "silence_gap": abs(_silence(sounds, rate) - _silence(real, rate)),
+            "voiced_gap": abs(_voiced(sounds, rate) - _voiced(real, rate)),
+        }
+
+    def given(self, count: int) -> None:
+        """Sounds are made from seeds alone."""
+
+    def requests(self, controls: Mapping[str, PublicControl]) -> Requests:
+        """The texts of both sides in turn where the endpoint speaks; else sounds as long as a window, if it lets."""
+        if "text" in controls:
+            pairs = zip_longest(*map(_once, self._texts))
+            return [{"text": text} for pair in pairs for text in pair if text and self._can_be_said(text)]
+        return [{"seconds": self.held_out.spec.length / self.held_out.spec.rate}] if "seconds" in controls else [{}]
+
+    def _can_be_said(self, text: str) -> bool:
+        return set(plain(text)) <= set(self.held_out.spec.characters)
+
+    def floor(self) -> dict[str, float]:
+        """The same metrics for real sounds: one half of the held-out windows against the other."""
+        order = torch.randperm(len(self._real), generator=torch.Generator().manual_seed(0))
+        one, other = (self._real.rows(half) for half in order.chunk(2))
+        heard = {} if self._real.text is None else self._heard(self._real, recogniser.transcripts(self._real.text))
+        return {**self._against(one, other), **heard, "bits_per_sample": self._predicted}
+
+    def sheets(self, generated: Waves) -> dict[str, bytes]:
+        """What a person looks at and listens to: generated sounds, and as many real ones."""
+        spec, real = self.held_out.spec, self._real.rows(torch.arange(len(generated)) % len(self._real))
+        shown = {"generated": generated, "held_out": real}
+        pictures = {f"{name}.png": picture.sheet(rows.rows(slice(12)), spec, columns=3) for name, rows in shown.items()}
+        return pictures | {
+            f"{name}.wav": _one_after_another(rows.rows(slice(12)), spec.rate) for name, rows in shown.items()
+        }
+
+
+def _clips(split: Split) -> list[np.ndarray]:
+    """Every clip of a side [N] in [-1, 1]."""
+    starts = np.concatenate([[0], split.ends[:-1]])
+    return [split.samples[start:end].astype(np.float64) / FULL for start, end in zip(starts, split.ends, strict=True)]
+
+
+def _once(texts: Iterable[str]) -> list[str]:
+    """Each text once, in order."""
+    return list(dict.fromkeys(texts))
+
+
+def _frames(sounds: Waves, rate: int) -> tuple[Tensor, Tensor]:
+    """Windows [N, F, T] of each sound, and which of them it fills [N, F]: the first in any case."""
+    size, hop = round(FRAME * rate), round(HOP * rate)
+    samples = torch.nn.functional.pad(sounds.samples.float(), (0, max(0, size - sounds.samples.shape[1])))
+    frames = samples.unfold(1, size, hop)
+    ends_F = torch.arange(frames.shape[1]) * hop + size
+    return frames, (ends_F <= sounds.lengths[:, None]) | (ends_F == size)
+
+
+def _log_mel(sounds: Waves, rate: int) -> tuple[Tensor, Tensor]:
+    """The power of each band in dB [N, F, M], on the mel scale (O'Shaughnessy, 1987), and which frames count [N, F]."""
+    frames, filled = _frames(sounds, rate)
+    size = frames.shape[-1]
+    power = torch.fft.rfft(frames * torch.hann_window(size)).abs().square() / size
+    edges = 700 * torch.expm1(torch.linspace(0, math.log1p(rate / 2 / 700), BANDS + 2))
+    frequencies = torch.linspace(0, rate / 2, power.shape[-1])[:, None]
+    up = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    down = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
+    return 10 * torch.log10(power @ torch.minimum(up, down).clamp(min=0) + 1e-8), filled
+
+
+def _features(sounds: Waves, rate: int) -> Tensor:
+    """The mean and the deviation of each band over a sound [N, 2 M]."""
+    bands, filled = _log_mel(sounds, rate)
+    share = (filled / filled.sum(dim=1, keepdim=True))[:, :, None]
+    mean = (bands * share).sum(dim=1)
+    return torch.cat([mean, ((bands - mean[:, None]).square() * share).sum(dim=1).sqrt()], dim=1)
+
+
+def _spectral_distance(one: Waves, other: Waves, rate: int) -> float:
+    """Between the mean spectra of two sets of sounds: the root of the mean squared difference of their bands in dB."""
+    spectra = [bands[filled].mean(dim=0) for bands, filled in (_log_mel(sounds, rate) for sounds in (one, other))]
+    return float((spectra[0] - spectra[1]).square().mean().sqrt())
+
+
+def _of_voices(sounds: Waves, real: Waves, rate: int) -> dict[str, float]:
+    """Between two sets of voices; nothing where no embedding is installed."""
+    if not voices.installed():
+        return {}
+    one_ND, other_MD = voices.features(sounds, rate), voices.features(real, rate)
+    distances = (fidelity.frechet_distance(one_ND, other_MD), fidelity.kernel_distance(one_ND, other_MD))
+    return dict(zip(OF_VOICES, distances, strict=True))
+
+
+def _silence(sounds: Waves, rate: int) -> float:
+    """The share of frames without sound."""
+    frames, filled = _frames(sounds, rate)
+    return float((frames[filled].square().mean(dim=-1) < QUIET).float().mean())
+
+
+def _voiced(sounds: Waves, rate: int) -> float:
+    """The share of frames with sound that repeat themselves at a pitch of speech: autocorrelation of over a half."""
+    frames, filled = _frames(sounds, rate)
+    frames = frames[filled]
+    frames = frames[frames.square().mean(dim=-1) >= QUIET]
+    if not len(frames):
+        return 0.0
+    size = frames.shape[-1]
+    centred = frames - frames.mean(dim=1, keepdim=True)
+    alike = torch.fft.irfft(torch.fft.rfft(centred, 2 * size).abs().square())[:, :size]
+    lags = alike[:, round(rate / PITCH[1]) : round(rate / PITCH[0])]
+    return float((lags.amax(dim=1) > 0.5 * alike[:, 0]).float().mean())
+
+
+def _share(there: Tensor, sounds: Waves) -> float:
+    """How much of all samples something is true of [N, T], less what lies behind an end."""
+    inside = torch.arange(there.shape[1]) < sounds.lengths[:, None]
+    return float((there & inside).sum() / inside.sum())
+
+
+def _one_after_another(sounds: Waves, rate: int) -> bytes:
+    """The sounds as one WAV, a quarter of a second apart."""
+    gap = np.zeros(rate // 4, np.int16)
+    whole = codec.to_whole(sounds.samples)
+    parts = [part for row, length in zip(whole, sounds.lengths.tolist(), strict=True) for part in (row[:length], gap)]
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.concatenate(parts).astype("<i2").tobytes())
+    return stream.getvalue()

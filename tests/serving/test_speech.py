@@ -1,0 +1,97 @@
+"""Sound through the official `openai` client, unchanged: a WAV that says itself where it comes from."""
+
+import io
+import wave
+
+import httpx
+import openai
+import pytest
+import torch
+
+from components import families, provenance
+from components.bundle import EndpointCard, assemble
+from components.modalities.audio.batch import AudioSpec
+from serving.release import Served
+from tests.serving.live import running
+from tests.serving.shop import TRACE, Shop, application, close
+
+CONTROLS = {
+    "seconds": {"default": 0.05, "at_least": 0.01, "at_most": 0.5},
+    "temperature": {"default": 1.0, "at_least": 0.0, "at_most": 1.5},
+}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    module = families.get("wavenet")
+    torch.manual_seed(0)
+    network = module.Model(module.Config(stacks=1, layers=3, width=4, skipped=4), AudioSpec(rate=8000, length=800))
+    with shop.store.writing("weights") as draft:
+        network.save(draft.directory)
+    card = EndpointCard.model_validate({"model": "prompts", "controls": CONTROLS, "max_samples": 4})
+    served = Served(digest=assemble(draft.artifact, card, shop.store).digest, bento_model="prompts:x", trace=TRACE)
+    models = {"prompts": {"1": served}, "fashion": {"1": shop.served()}}
+    release = shop.release(**{name: {"champion": "1", "versions": versions} for name, versions in models.items()})
+    parts = shop.parts(release, signer=provenance.Signer.of(provenance.new_key()))
+    yield parts
+    close(parts)
+
+
+@pytest.fixture(scope="module")
+def url(parts):
+    with running(application(parts)) as url:
+        yield f"{url}/v1"
+
+
+@pytest.fixture
+def client(url):
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def spoken(client, **asked):
+    return client.audio.speech.create(**{"model": "prompts", "input": "", "voice": "default", **asked})
+
+
+def test_a_sound_is_a_wav_that_is_the_same_for_the_same_seed(client):
+    one = spoken(client, extra_body={"seed": 7, "controls": {"seconds": 0.1}})
+    with wave.open(io.BytesIO(one.content)) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (1, 8000, 800)
+    assert one.response.headers["content-type"] == "audio/wav" and one.response.headers["x-seed"] == "7"
+    assert spoken(client, extra_body={"seed": 7, "controls": {"seconds": 0.1}}).content == one.content
+    assert spoken(client, extra_body={"seed": 8, "controls": {"seconds": 0.1}}).content != one.content
+
+
+def test_the_trace_travels_inside_and_is_signed_for_the_sound(client, parts):
+    sound = spoken(client, extra_body={"seed": 3}).content
+    manifest, keys = provenance.read(sound), {parts.signer.key_id: parts.signer.public_pem}
+    assert manifest["trace"]["model"] == "prompts" and manifest["trace"]["seed"] == 3
+    assert provenance.verify(sound, manifest, keys).status == "intact"
+    altered = bytearray(sound)
+    altered[60] ^= 1
+    assert provenance.verify(bytes(altered), manifest, keys).status == "altered"
+
+
+def test_the_route_for_all_controls_makes_the_same_sound(client, url):
+    sound = spoken(client, extra_body={"seed": 4}).content
+    answer = httpx.post(f"{url}/generate", json={"model": "prompts", "seed": 4})
+    assert answer.content == sound and answer.headers["content-type"] == "audio/wav"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"input": "hello"}, "speaks no text that it is given"),
+        ({"voice": "alloy"}, "voice"),
+        ({"response_format": "mp3"}, "response_format"),
+        ({"speed": 2.0}, "speed"),
+        ({"extra_body": {"controls": {"seconds": 1e9}}}, "seconds"),
+        ({"extra_body": {"controls": {"temperature": -1}}}, "temperature"),
+        ({"model": "fashion"}, "makes image"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_its_name(client, asked, told):
+    with pytest.raises(openai.BadRequestError) as refused:
+        spoken(client, **asked)
+    assert told in refused.value.message
