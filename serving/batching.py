@@ -72,6 +72,7 @@ class Batcher:
         self._observe = observe
         self._queues: dict[Bucket, deque[Job]] = {}
         self._seconds: dict[Bucket, float] = {}  # what a batch of that bucket is expected to take
+        self._begun: set[Bucket] = set()  # those whose first batch is over: it loads and compiles, and tells nothing
         self._waiting = 0
         self._busy_until = 0.0
         self._ending = False
@@ -136,6 +137,7 @@ class Batcher:
         """Drop what is remembered of a version that is no longer in memory."""
         with self._changed:
             self._seconds = {bucket: took for bucket, took in self._seconds.items() if bucket[0] != name}
+            self._begun = {bucket for bucket in self._begun if bucket[0] != name}
 
     def close(self) -> None:
         """Let the running batch end, and cancel what waits."""
@@ -184,11 +186,16 @@ class Batcher:
     def _serve(self, bucket: Bucket, parts: Sequence[tuple[Job, range]]) -> None:
         started = time.monotonic()
         self._busy_until = started + self._seconds.get(bucket, 0.0)
-        for failed in _run(parts, started):
-            self.cancel(failed)  # the rest of it is not worth making
+        try:
+            for failed in _run(parts, started):
+                self.cancel(failed)  # the rest of it is not worth making
+        finally:
+            self._busy_until = 0.0
         took = time.monotonic() - started
-        before = self._seconds.get(bucket, took)
-        self._seconds[bucket] = before + SMOOTHING * (took - before)
+        if bucket in self._begun:
+            before = self._seconds.get(bucket, took)
+            self._seconds[bucket] = before + SMOOTHING * (took - before)
+        self._begun.add(bucket)
         self._observe(bucket[0], sum(len(rows) for _, rows in parts), took)
 
     def _abandon(self, jobs: Sequence[Job] | None, error: BaseException) -> None:

@@ -133,8 +133,9 @@ class Images(BaseModel):
 class SpeechRequest(BaseModel):
     """OpenAI's request for speech, in the part that these models can honour; what they cannot is refused.
 
-    `input` is what the control `text` of a model takes, and stays empty for one without it. `seed` and `controls` are
-    ours. The answer is WAV, whatever a client asks for by leaving `response_format` out.
+    `input` is what the control `text` of a model takes, and stays empty for one without it; `voice` is `default`, or
+    what its control `label` takes. `seed` and `controls` are ours. The answer is WAV, whatever a client asks for by
+    leaving `response_format` out.
     """
 
     model_config = ConfigDict(
@@ -144,7 +145,7 @@ class SpeechRequest(BaseModel):
 
     model: str
     input: Annotated[str, Field(max_length=4096)]
-    voice: Literal["default"] | None = None
+    voice: Annotated[str, Field(max_length=256)] | None = None
     response_format: Literal["wav"] | None = None
     speed: Annotated[float, Field(ge=1, le=1)] | None = None
     instructions: Literal[""] | None = None
@@ -289,6 +290,10 @@ async def speech(request: Request, asked: SpeechRequest) -> Response:
             if "text" not in resident.endpoint.card.controls:
                 raise Refusal(f"{resident.model} speaks no text that it is given; leave input empty", param="input")
             controls = {**controls, "text": asked.input}
+        if asked.voice not in (None, "default"):
+            if "label" not in resident.endpoint.card.controls:
+                raise Refusal(f"{resident.model} has one voice, default, and not {asked.voice!r}", param="voice")
+            controls = {**controls, "label": asked.voice}
         seeds = generation.seeds_of(resident, seed=asked.seed, seeds=None, n=1)
         made = await generation.generate(request, resident, seeds, generation.controls_of(resident, controls))
         return Response(made.samples[0], headers=made.headers(), media_type=resident.endpoint.media_type)

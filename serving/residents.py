@@ -162,14 +162,18 @@ class Residents:
             self._make_room()
 
     def _loaded_and_warm(self, model: str, version: str, served: Served) -> Resident:
-        """The version, its bytes checked against the release, and warm: a first sample is drawn before anyone waits."""
+        """The version, its bytes checked against the release, and warm: two samples are drawn before anyone waits.
+
+        The first loads and compiles what it needs, the second tells how long one takes.
+        """
         from components import sampling
 
         endpoint = sampling.load(self._locate(served), digest=served.digest)
-        first = self._batcher.submit(
-            (model, version), endpoint, [0], endpoint.checked({}), always=True, given=endpoint.example()
-        )
-        first.done.result()
+        for _ in range(2):
+            drawn = self._batcher.submit(
+                (model, version), endpoint, [0], endpoint.checked({}), always=True, given=endpoint.example()
+            )
+            drawn.done.result()
         return Resident(model, version, served, endpoint, since=int(time.time()))
 
     def _make_room(self) -> None:

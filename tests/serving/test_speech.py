@@ -21,17 +21,28 @@ CONTROLS = {
 }
 
 
+VOICED = {"text": {"default": ""}, "label": {"default": "any"}}
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     shop = Shop(tmp_path_factory.mktemp("shop"))
-    module = families.get("wavenet")
-    torch.manual_seed(0)
-    network = module.Model(module.Config(stacks=1, layers=3, width=4, skipped=4), AudioSpec(rate=8000, length=800))
-    with shop.store.writing("weights") as draft:
-        network.save(draft.directory)
-    card = EndpointCard.model_validate({"model": "prompts", "controls": CONTROLS, "max_samples": 4})
-    served = Served(digest=assemble(draft.artifact, card, shop.store).digest, bento_model="prompts:x", trace=TRACE)
-    models = {"prompts": {"1": served}, "fashion": {"1": shop.served()}}
+
+    def served(model, spec, config, controls):
+        module = families.get("wavenet")
+        torch.manual_seed(0)
+        network = module.Model(module.Config(stacks=1, layers=3, width=4, skipped=4, **config), spec)
+        with shop.store.writing("weights") as draft:
+            network.save(draft.directory)
+        card = EndpointCard.model_validate({"model": model, "controls": controls, "max_samples": 4})
+        return Served(digest=assemble(draft.artifact, card, shop.store).digest, bento_model=f"{model}:x", trace=TRACE)
+
+    several = AudioSpec(rate=8000, length=800, text=16, characters="abc ", classes=("alto", "bass"))
+    models = {
+        "prompts": {"1": served("prompts", AudioSpec(rate=8000, length=800), {}, CONTROLS)},
+        "choir": {"1": served("choir", several, {"speaks": True, "conditional": True}, CONTROLS | VOICED)},
+        "fashion": {"1": shop.served()},
+    }
     release = shop.release(**{name: {"champion": "1", "versions": versions} for name, versions in models.items()})
     parts = shop.parts(release, signer=provenance.Signer.of(provenance.new_key()))
     yield parts
@@ -77,6 +88,21 @@ def test_the_route_for_all_controls_makes_the_same_sound(client, url):
     sound = spoken(client, extra_body={"seed": 4}).content
     answer = httpx.post(f"{url}/generate", json={"model": "prompts", "seed": 4})
     assert answer.content == sound and answer.headers["content-type"] == "audio/wav"
+
+
+def test_a_voice_is_a_class_and_the_input_what_it_says(client, url):
+    def sung(voice, text):
+        return spoken(client, model="choir", voice=voice, input=text, extra_body={"seed": 5}).content
+
+    sounds = {sung(voice, text) for voice in ("default", "alto", "bass") for text in ("abc", "cab")}
+    assert len(sounds) == 6
+    controls = {"label": "bass", "text": "cab"}
+    answer = httpx.post(f"{url}/generate", json={"model": "choir", "seed": 5, "controls": controls})
+    assert answer.content == sung("bass", "cab")
+    with pytest.raises(openai.BadRequestError, match="tenor"):
+        sung("tenor", "abc")
+    with pytest.raises(openai.BadRequestError, match="'x'"):
+        sung("alto", "abcx")
 
 
 @pytest.mark.parametrize(
