@@ -67,7 +67,7 @@ LABEL = {"label": {"default": "any"}}
 COSINE = {"schedule": "cosine"}
 CONTENDERS: dict[str, Contender | public.Arm] = {
     "vae": Contender("vae", 64),
-    "vae, perceptron": Contender("vae", 64, {"network": "perceptron", "hidden": 512}),
+    "vae, perceptron": Contender("vae", 64, {"network": "perceptron", "hidden": 512, "lr": 0.001}, COSINE),
     "dcgan": Contender("dcgan", 32, {"width": 16, "lr": 0.001}),
     "dcgan, width 8": Contender("dcgan", 32, {"width": 8, "lr": 0.001}),
     "wgan_gp": Contender("wgan_gp", 16),
