@@ -17,6 +17,7 @@ from components import controls, modalities
 from components.controls import PublicControl
 from components.modalities.audio.batch import Waves
 from components.modalities.text.batch import Tokens
+from components.modalities.text.tokenizers import ByteTokens
 from serving.parts import Parts
 from tests.serving.shop import application
 
@@ -75,6 +76,9 @@ class Tones:
     edits = False
     alike = ()
 
+    def refuse(self, controls: Any) -> None:
+        pass
+
     def sample(self, seeds: list[int], *, controls: list[Any], conditions: None = None) -> Waves:
         time_T = torch.arange(RATE) / RATE
         rows = [torch.sin(2 * torch.pi * asked.pitch * time_T) * asked.loudness for asked in controls]
@@ -91,15 +95,49 @@ class Tones:
 
 
 class Lines:
-    """A sampler of texts: one line that names its seed."""
+    """A sampler of texts: one line that names its seed, written a byte at a time."""
 
     modality = "text"
     edits = False
     alike = ()
 
+    def refuse(self, controls: Any) -> None:
+        pass
+
     def sample(self, seeds: list[int], *, controls: list[Any], conditions: None = None) -> Tokens:
-        rows = [list(f"Seed {seed:04} & <b>sons</b>:\n  café".encode()) for seed in seeds]
-        return Tokens(tokens=torch.tensor(rows))
+        return Tokens(tokens=torch.tensor([list(self.line(seed)) for seed in seeds]))
+
+    def line(self, seed: int) -> bytes:
+        return f"Seed {seed:04} & <b>sons</b>:\n  café".encode()
+
+    def stepper(self) -> "Slots":
+        return Slots(self)
+
+
+class Slots:
+    """Lines that are being written, four at most."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines, self._left = lines, dict[int, list[int]]()
+
+    @property
+    def free(self) -> int:
+        return 4 - len(self._left)
+
+    def admit(self, seed: int, controls: Any) -> int:
+        slot = next(slot for slot in range(4) if slot not in self._left)
+        self._left[slot] = [*self._lines.line(seed), ByteTokens().end]
+        return slot
+
+    def evict(self, slot: int) -> None:
+        del self._left[slot]
+
+    def step(self) -> list[tuple[int, int, bool]]:
+        told = [(slot, left.pop(0), not left) for slot, left in self._left.items()]
+        for slot, _, last in told:
+            if last:
+                del self._left[slot]
+        return told
 
 
 def put(parts: Parts, name: str, sampler: Any, spec: Any, public: dict[str, PublicControl]) -> None:

@@ -78,12 +78,13 @@ def test_text_is_a_block_to_read_and_never_markup(watched: Watched, gallery: str
     generate(page, seed="7", count="2")
     assert page.locator("figure pre").all_inner_texts() == [f"Seed 000{n} & <b>sons</b>:\n  café" for n in (7, 8)]
     page.click("#code")
-    expect(page.locator("#sheet pre")).to_have_count(1)  # OpenAI's route for text is for a model that is not there yet
+    expect(page.locator("#sheet pre")).to_have_count(2)
+    assert "client.completions.create(" in page.locator("#sheet pre").last.inner_text()
     assert watched.said == []
 
 
 def test_text_that_streams_is_shown_as_it_comes_and_its_failure_told(watched: Watched, gallery: str) -> None:
-    """No model streams yet, so the events are given here in OpenAI's form; the page need not know who sends them."""
+    """The events are given here in OpenAI's form, so that one fails for sure."""
     page = watched.open(gallery)
     page.select_option("#model", "lines")
     events = [{"choices": [{"index": 0, "text": text}]} for text in ("All the ", "world’s\n", "a stage")]
@@ -93,13 +94,13 @@ def test_text_that_streams_is_shown_as_it_comes_and_its_failure_told(watched: Wa
         headers = {"content-type": "text/event-stream", "x-model-version": "1", "x-request-id": "req-" + "0" * 32}
         route.fulfill(body=body, headers=headers)
 
-    page.route("**/v1/generate", lambda route: send(route))
+    page.route("**/v1/completions", lambda route: send(route))
     generate(page, seed="3", count="1")
     assert page.locator("figure pre").all_inner_texts() == ["All the world’s\na stage"]
     expect(page.locator(".row h3")).to_contain_text("lines version 1")
     failure = {"error": {"message": "the model stopped in the middle"}}
-    page.unroute("**/v1/generate")
-    page.route("**/v1/generate", lambda route: send(route, [failure]))
+    page.unroute("**/v1/completions")
+    page.route("**/v1/completions", lambda route: send(route, [failure]))
     generate(page)
     expect(page.locator("#problem")).to_have_text("the model stopped in the middle")
 
