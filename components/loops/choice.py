@@ -1,4 +1,7 @@
-"""What the loops share: how they are compiled, and how a class is chosen from what a network says of it."""
+"""What the loops share: how they are compiled, products, and how a class is chosen from what a network says of it.
+
+N streams, I inputs, O outputs, V classes; float32 throughout.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,23 +33,78 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
     return function if numba is None else numba.njit(error_model="numpy")(function)
 
 
-def chosen(logits: np.ndarray, temperature: float, uniform: float) -> int:
-    """A class by its share, or the likeliest; shares are heaped in doubles."""
-    best = 0
-    for o in range(len(logits)):
-        if logits[o] > logits[best]:
-            best = o
+def add_product(inputs_NI: np.ndarray, weights_IO: np.ndarray, sums_NO: np.ndarray) -> None:
+    """Add to each row of sums its inputs times the weights.
+
+    Eight inputs at a time, so that a sum is read and written once for eight products; the order in which a row is
+    summed does not depend on the others.
+    """
+    inputs, outputs = weights_IO.shape
+    eights = inputs - inputs % 8
+    for i in range(0, eights, 8):
+        for n in range(len(inputs_NI)):
+            a, b, c, d = inputs_NI[n, i], inputs_NI[n, i + 1], inputs_NI[n, i + 2], inputs_NI[n, i + 3]
+            e, f, g, h = inputs_NI[n, i + 4], inputs_NI[n, i + 5], inputs_NI[n, i + 6], inputs_NI[n, i + 7]
+            for o in range(outputs):
+                sums_NO[n, o] += (
+                    (a * weights_IO[i, o] + b * weights_IO[i + 1, o])
+                    + (c * weights_IO[i + 2, o] + d * weights_IO[i + 3, o])
+                ) + (
+                    (e * weights_IO[i + 4, o] + f * weights_IO[i + 5, o])
+                    + (g * weights_IO[i + 6, o] + h * weights_IO[i + 7, o])
+                )
+    for i in range(eights, inputs):
+        for n in range(len(inputs_NI)):
+            for o in range(outputs):
+                sums_NO[n, o] += weights_IO[i, o] * inputs_NI[n, i]
+
+
+def chosen(logits_V: np.ndarray, temperature: float, uniform: float, shares_V: np.ndarray) -> int:
+    """A class by its share, or the likeliest; `shares_V` is written over, and its shares are heaped in doubles."""
+    best = _likeliest(logits_V)
     if temperature < 0:
         return best
+    _exponentials(logits_V, logits_V[best], 1.0 / temperature, shares_V)
     total = 0.0
-    for o in range(len(logits)):
-        total += np.exp((logits[o] - logits[best]) / temperature)
+    for o in range(len(shares_V)):
+        total += shares_V[o]
     wanted, heap = uniform * total, 0.0
-    for o in range(len(logits)):
-        heap += np.exp((logits[o] - logits[best]) / temperature)
+    for o in range(len(shares_V)):
+        heap += shares_V[o]
         if heap > wanted:
             return o
     return best
+
+
+def _likeliest(logits_V: np.ndarray) -> int:
+    """The first class of the highest logit; lanes of maxima, since one alone would wait for each comparison."""
+    lanes = np.full(16, logits_V[0])
+    whole = len(logits_V) // 16
+    for block in range(whole):
+        for lane in range(16):
+            lanes[lane] = max(lanes[lane], logits_V[16 * block + lane])
+    highest = lanes.max()
+    for o in range(16 * whole, len(logits_V)):
+        highest = max(highest, logits_V[o])
+    for o in range(len(logits_V)):
+        if logits_V[o] == highest:
+            return o
+    return 0  # no number among them
+
+
+def _exponentials(logits_V: np.ndarray, highest: float, scale: float, shares_V: np.ndarray) -> None:
+    """exp((logit - highest) * scale) to 2e-5 above exp(-20), by a series at a 64th of it and six squarings."""
+    step = np.float32(scale / 64)
+    for o in range(len(logits_V)):
+        x = max((logits_V[o] - highest) * step, np.float32(-1.3))
+        y = np.float32(1 / 24) + x * (np.float32(1 / 120) + x * np.float32(1 / 720))
+        y = np.float32(1) + x * (np.float32(1) + x * (np.float32(1 / 2) + x * (np.float32(1 / 6) + x * y)))
+        y *= y
+        y *= y
+        y *= y
+        y *= y
+        y *= y
+        shares_V[o] = y * y
 
 
 def chosen_by_numpy(logits: np.ndarray, temperature: float, uniform: float) -> int:
@@ -69,4 +127,6 @@ def bend(values: np.ndarray) -> None:
         values[c] = min(max(top / low, np.float32(-1.0)), np.float32(1.0))
 
 
-chosen, bend = part(chosen), part(bend)
+add_product, bend = part(add_product), part(bend)
+_likeliest, _exponentials = part(_likeliest), part(_exponentials)
+chosen = part(chosen)

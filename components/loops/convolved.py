@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.loops.choice import TOGETHER, bend, chosen, chosen_by_numpy, compiled
+from components.loops.choice import TOGETHER, add_product, bend, chosen, chosen_by_numpy, compiled
 
 
 class Plan(NamedTuple):
@@ -57,6 +57,7 @@ def _loop(
     skips = np.empty((streams, skipped), np.float32)
     ends = np.empty((streams, skipped), np.float32)
     logits = np.empty((streams, classes), np.float32)
+    shares = np.empty(classes, np.float32)
     latest = np.full(streams, first)
     for at in range(length):
         frame = min(at // hop, frames - 1)
@@ -72,23 +73,18 @@ def _loop(
             for n in range(streams):
                 for o in range(2 * channels):
                     gates[n, o] = bias_NFLR[n, frame, layer, o]
-            for i in range(channels):
-                for n in range(streams):
-                    now, past = hidden[n, i], rings[n, place, i]
-                    for o in range(2 * channels):
-                        gates[n, o] += plan.now_LRR[layer, i, o] * now + plan.past_LRR[layer, i, o] * past
+            add_product(hidden, plan.now_LRR[layer], gates)
+            add_product(rings[:, place], plan.past_LRR[layer], gates)
             for n in range(streams):
                 for c in range(channels):
                     rings[n, place, c] = hidden[n, c]
                     gates[n, channels + c] *= np.float32(0.5)
                 bend(gates[n])
+                for c in range(channels):
+                    gates[n, c] *= np.float32(0.5) * gates[n, channels + c] + np.float32(0.5)
                 for o in range(channels + skipped):
                     outs[n, o] = plan.out_bias_LR[layer, o]
-            for i in range(channels):
-                for n in range(streams):
-                    passed = gates[n, i] * (np.float32(0.5) * gates[n, channels + i] + np.float32(0.5))
-                    for o in range(channels + skipped):
-                        outs[n, o] += plan.out_LRR[layer, i, o] * passed
+            add_product(gates, plan.out_LRR[layer], outs)
             for n in range(streams):
                 for c in range(channels):
                     hidden[n, c] += outs[n, c]
@@ -96,18 +92,17 @@ def _loop(
                     skips[n, c] += outs[n, channels + c]
         for n in range(streams):
             for c in range(skipped):
+                skips[n, c] = max(skips[n, c], np.float32(0.0))
                 ends[n, c] = plan.first_bias_S[c]
-            for i in range(skipped):
-                reached = max(skips[n, i], np.float32(0.0))
-                for c in range(skipped):
-                    ends[n, c] += plan.first_SS[i, c] * reached
+        add_product(skips, plan.first_SS, ends)
+        for n in range(streams):
+            for c in range(skipped):
+                ends[n, c] = max(ends[n, c], np.float32(0.0))
             for o in range(classes):
                 logits[n, o] = plan.last_bias_V[o]
-            for i in range(skipped):
-                reached = max(ends[n, i], np.float32(0.0))
-                for o in range(classes):
-                    logits[n, o] += plan.last_SV[i, o] * reached
-            latest[n] = chosen(logits[n], temperatures_N[n], uniforms_NT[n, at])
+        add_product(ends, plan.last_SV, logits)
+        for n in range(streams):
+            latest[n] = chosen(logits[n], temperatures_N[n], uniforms_NT[n, at], shares)
             written_NT[n, at] = latest[n]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.loops.choice import TOGETHER, bend, chosen, chosen_by_numpy, compiled, part
+from components.loops.choice import TOGETHER, add_product, bend, chosen, chosen_by_numpy, compiled, part
 
 
 class Tier(NamedTuple):
@@ -48,15 +48,11 @@ def write(plan: Plan, uniforms_NT: np.ndarray, temperatures_N: np.ndarray, *, fi
 
 
 def _times(inputs_NI: np.ndarray, weights_IO: np.ndarray, bias_O: np.ndarray, out_NO: np.ndarray) -> None:
-    """Each row of inputs times the weights; an input that is 0 for a row costs it nothing else."""
+    """Each row of inputs times the weights."""
     for n in range(len(inputs_NI)):
         for o in range(len(bias_O)):
             out_NO[n, o] = bias_O[o]
-    for i in range(weights_IO.shape[0]):
-        for n in range(len(inputs_NI)):
-            value = inputs_NI[n, i]
-            for o in range(len(bias_O)):
-                out_NO[n, o] += weights_IO[i, o] * value
+    add_product(inputs_NI, weights_IO, out_NO)
 
 
 def _recur(inside_NG: np.ndarray, beside_NG: np.ndarray, state_NW: np.ndarray) -> None:
@@ -95,6 +91,7 @@ def _loop(plan: Plan, uniforms_NT: np.ndarray, temperatures_N: np.ndarray, first
     hidden = np.empty((streams, width), np.float32)
     deeper = np.empty((streams, width), np.float32)
     logits = np.empty((streams, plan.last_WV.shape[1]), np.float32)
+    shares = np.empty(plan.last_WV.shape[1], np.float32)
     for at in range(length):
         if at % near == 0:
             for n in range(streams):
@@ -134,7 +131,7 @@ def _loop(plan: Plan, uniforms_NT: np.ndarray, temperatures_N: np.ndarray, first
         for n in range(streams):
             for i in range(far - 1):
                 heard[n, i] = heard[n, i + 1]
-            heard[n, far - 1] = chosen(logits[n], temperatures_N[n], uniforms_NT[n, at])
+            heard[n, far - 1] = chosen(logits[n], temperatures_N[n], uniforms_NT[n, at], shares)
             written_NT[n, at] = heard[n, far - 1]
 
 

@@ -109,9 +109,29 @@ class TestWavenet(FamilyContract):
 
     def test_classes_are_taken_by_their_shares(self) -> None:
         logits = np.log(np.array([0.5, 0.25, 0.125, 0.125])).astype(np.float32)
-        taken = [choice.chosen(logits, 1.0, uniform) for uniform in (0.0, 0.49, 0.51, 0.74, 0.76, 0.99)]
+        shares = np.empty_like(logits)
+        taken = [choice.chosen(logits, 1.0, uniform, shares) for uniform in (0.0, 0.49, 0.51, 0.74, 0.76, 0.99)]
         assert taken == [0, 0, 1, 1, 2, 3]
-        assert [choice.chosen(logits, 0.1, uniform) for uniform in (0.1, 0.9)] == [0, 0]
+        assert [choice.chosen(logits, 0.1, uniform, shares) for uniform in (0.1, 0.9)] == [0, 0]
+
+    @pytest.mark.parametrize("classes", [1, 16, 37, 256])
+    def test_the_likeliest_class_is_the_first_of_the_highest(self, classes: int) -> None:
+        logits, shares = np.random.default_rng(0).normal(size=classes).astype(np.float32), np.empty(classes, np.float32)
+        logits[classes // 2 :: 7] = logits.max() + 1
+        assert choice.chosen(logits, choice.GREEDY, 0.5, shares) == classes // 2 == logits.argmax()
+        assert choice.chosen(logits, 1e-40, 1e-9, shares) == classes // 2
+
+    def test_no_number_among_the_logits_still_is_a_class(self) -> None:
+        logits = np.full(256, np.nan, np.float32)
+        assert choice.chosen(logits, 1.0, 0.5, np.empty_like(logits)) in range(256)
+
+    def test_shares_are_those_of_exponentials(self) -> None:
+        logits = np.linspace(-20, 0, 2001).astype(np.float32)
+        shares = np.empty_like(logits)
+        choice.chosen(logits, 0.5, 0.5, shares)
+        near = logits > -10  # exp(-20) by that temperature
+        assert np.abs(shares[near] / np.exp(logits[near].astype(np.float64) / 0.5) - 1).max() < 2e-5
+        assert (shares[~near] < 1e-8).all()
 
     def test_the_bend_is_a_hyperbolic_tangent(self) -> None:
         values = np.linspace(-20, 20, 4001).astype(np.float32)
