@@ -3,9 +3,14 @@
 import io
 import json
 import re
+import subprocess
+import sys
+import wave
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Locator, Route, expect
 
@@ -46,6 +51,24 @@ def test_each_kind_of_control_has_its_field_and_sounds_can_be_heard_and_seen(wat
     left, right = page.locator("figure canvas").first.evaluate(drawn)
     assert left > right > 0, "a tone that fades is drawn as one"
     assert watched.said == []
+
+
+def test_a_sound_comes_from_code_as_from_the_page(watched: Watched, gallery: str, tmp_path: Path) -> None:
+    page = watched.open(gallery)
+    page.select_option("#model", "tones")
+    for name, value in {"seed": "2", "count": "1", "control-pitch": "200", "control-loudness": "0.5"}.items():
+        page.fill(f"#{name}", value)
+    page.click("#code")
+    curl, openai = page.locator("#sheet pre").all_inner_texts()
+    subprocess.run(["sh", "-c", curl], cwd=tmp_path, check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", openai], cwd=tmp_path, check=True, timeout=60)
+    sounds = []
+    for name in ("sample.wav", "sample-0.wav"):
+        with wave.open(str(tmp_path / name)) as file:
+            sounds.append(np.frombuffer(file.readframes(file.getnframes()), "<i2"))
+    time_T = np.arange(len(sounds[0])) / 8000
+    assert np.abs(sounds[0] / 2**15 - np.sin(2 * np.pi * 200 * time_T) * 0.5).max() < 1e-3
+    assert (sounds[0] == sounds[1]).all() and len(sounds[0]) == 8000 * 3 // 4
 
 
 def test_a_control_can_be_left_to_the_seed_or_set(watched: Watched, gallery: str) -> None:
