@@ -26,11 +26,10 @@ class DataRejected(AtelierError):
 
 
 class GateFailed(AtelierError):
-    """No candidate passed its gates; nothing was registered. `verdicts` holds that of each, `trained` its training."""
+    """No candidate passed its gates; nothing was registered. `verdicts` holds that of each."""
 
     exit_code = 4
 
-    def __init__(self, message: str, verdicts: Sequence[Any] = (), trained: Sequence[Any] = ()) -> None:
+    def __init__(self, message: str, verdicts: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.verdicts = verdicts
-        self.trained = trained

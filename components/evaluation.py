@@ -28,14 +28,16 @@ def evaluate(
     endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
     asked = reference.requests(endpoint.card.controls)
     given = reference.given(settings.samples)
-    foretold = reference.likelihood(endpoint.nats)
-    rounds = [
-        foretold | reference.measure(draw(endpoint, settings.samples, seed=seed, asked=asked, given=given), asked)
-        for seed in settings.seeds
-    ]
+    foretold, parts = reference.likelihood(endpoint.nats)
+    rounds: list[dict[str, float]] = []
+    evidence: dict[str, bytes] = {}
+    for seed in settings.seeds:
+        drawn = draw(endpoint, settings.samples, seed=seed, asked=asked, given=given)
+        rounds.append(foretold | reference.measure(drawn, asked))
+        evidence = evidence or reference.evidence(drawn)
     with store.writing("pictures") as pictures:
         shown = draw(endpoint, SHOWN, seed=settings.seeds[0], asked=asked, given=reference.given(SHOWN))
-        for name, sheet in reference.sheets(shown).items():
+        for name, sheet in (reference.sheets(shown) | evidence).items():
             (pictures.directory / name).write_bytes(sheet)
     return Scores(
         bundle=bundle,
@@ -45,6 +47,7 @@ def evaluate(
         seeds=settings.seeds,
         values={name: tuple(scores[name] for scores in rounds) for name in rounds[0]},
         floor=reference.floor(),
+        parts={name: values for name, values in parts.items() if len(values) > 1},
         pictures=pictures.artifact,
     )
 

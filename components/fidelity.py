@@ -58,15 +58,51 @@ def copied(generated_ND: Tensor, training_MD: Tensor, *, ratio: float = 1 / 3, c
     The criterion of arXiv:2310.02664. Being relative it holds for blurred rows too, which are near to many rows but
     to none in particular. A training row that stands there twice hides its copies: deduplicate first.
     """
-    flags = []
-    norms_M = training_MD.square().sum(dim=1)
+    return suspicion(generated_ND, training_MD, chunk=chunk)[0] <= ratio
+
+
+def suspicion(generated_ND: Tensor, training_MD: Tensor, *, chunk: int = 512) -> tuple[Tensor, Tensor]:
+    """The distance of the nearest training row over that of the second [N], 0 for a copy; and which it is [N]."""
+    shares, places = [], []
     for part_BD in torch.split(generated_ND, chunk):
-        squared_BM = part_BD.square().sum(dim=1, keepdim=True) + norms_M - 2 * part_BD @ training_MD.T
-        nearest_B2 = squared_BM.topk(2, dim=1, largest=False).indices
-        # the expansion above loses digits where it matters, near zero: measure the two nearest again
-        distance_B2 = (part_BD[:, None] - training_MD[nearest_B2]).norm(dim=2)
-        flags.append(distance_B2.min(dim=1).values <= ratio * distance_B2.max(dim=1).values)
+        distance_B2, nearest_B2 = _two_nearest(part_BD, training_MD)
+        best_B = distance_B2.argmin(dim=1, keepdim=True)
+        shares.append(distance_B2.min(dim=1).values / distance_B2.max(dim=1).values.clamp(min=1e-12))
+        places.append(nearest_B2.gather(1, best_B)[:, 0])
+    return torch.cat(shares), torch.cat(places)
+
+
+def authentic(generated_ND: Tensor, training_MD: Tensor, *, chunk: int = 512) -> Tensor:
+    """Which rows are further from their nearest training row than that one is from the next [N] (arXiv:2102.08921).
+
+    Rows that were drawn like the training rows are so about as often as not: compare with held-out ones.
+    """
+    flags = []
+    for part_BD in torch.split(generated_ND, chunk):
+        distance_B2, nearest_B2 = _two_nearest(part_BD, training_MD)
+        place_B = nearest_B2.gather(1, distance_B2.argmin(dim=1, keepdim=True))[:, 0]
+        beside_B2, _ = _two_nearest(training_MD[place_B], training_MD)  # itself, and the next
+        flags.append(distance_B2.min(dim=1).values > beside_B2.max(dim=1).values)
     return torch.cat(flags)
+
+
+def nearer(generated_ND: Tensor, one_MD: Tensor, other_KD: Tensor) -> Tensor:
+    """Which rows are nearer to one set than to another [N]; as many of each set are taken, by lot with a fixed seed."""
+    size, lot = min(len(one_MD), len(other_KD)), torch.Generator().manual_seed(0)
+    sets = [rows[torch.randperm(len(rows), generator=lot)[:size]] for rows in (one_MD, other_KD)]
+    nearest = [
+        torch.cat([_two_nearest(part_BD, rows)[0].min(dim=1).values for part_BD in torch.split(generated_ND, 512)])
+        for rows in sets
+    ]
+    return nearest[0] < nearest[1]
+
+
+def _two_nearest(rows_BD: Tensor, among_MD: Tensor) -> tuple[Tensor, Tensor]:
+    """The distances [B, 2] of the two nearest, and which they are."""
+    squared_BM = rows_BD.square().sum(dim=1, keepdim=True) + among_MD.square().sum(dim=1) - 2 * rows_BD @ among_MD.T
+    nearest_B2 = squared_BM.topk(2, dim=1, largest=False).indices
+    # the expansion above loses digits where it matters, near zero: measure the two nearest again
+    return (rows_BD[:, None] - among_MD[nearest_B2]).norm(dim=2), nearest_B2
 
 
 def entropy_share(labels_N: Tensor, classes: int) -> float:

@@ -11,6 +11,8 @@ from torch import Tensor
 from components.contract import Batch
 from components.errors import AtelierError
 
+# of a metric of the held-out side: its value, and the same over parts of it, in the same order for every model
+Foretold = tuple[dict[str, float], dict[str, tuple[float, ...]]]
 Augment = Callable[[Batch, torch.Generator], Batch]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, field_serializer, model_validator
 
-from components import families, modalities, sources
+from components import families, measures, modalities, sources
 from components.contract import Strict
 from components.controls import PublicControl
 from components.errors import AtelierError
@@ -27,6 +27,7 @@ def _duration(text: str) -> str:
 Duration = Annotated[str, AfterValidator(_duration)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+BOUNDS = ("at_most", "at_least", "not_worse_than", "waived")  # of a gate, one of them
 
 
 class HeldOut(Strict):
@@ -115,21 +116,31 @@ class Evaluate(Strict):
 
 
 class Gate(Strict):
-    """A bound on a metric: absolute, or against the champion within the noise of repeated sampling."""
+    """A bound on a metric: absolute, or against the champion or real rows, by what the noise of sampling allows.
+
+    `tolerance` is a share of the other's value, `margin` is added to it. `waived` says why a metric whose modality
+    has a gate on it goes without.
+    """
 
     metric: str
     at_most: float | None = Field(None, allow_inf_nan=False)
     at_least: float | None = Field(None, allow_inf_nan=False)
-    not_worse_than: Literal["champion"] | None = None
+    not_worse_than: Literal["champion", "real"] | None = None
+    waived: str | None = Field(None, min_length=1)
     tolerance: float = Field(0.0, ge=0, allow_inf_nan=False)
+    margin: float = Field(0.0, ge=0, allow_inf_nan=False)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
     @model_validator(mode="after")
     def _one_bound(self) -> "Gate":
-        if sum(bound is not None for bound in (self.at_most, self.at_least, self.not_worse_than)) != 1:
-            raise ValueError(f"the gate on {self.metric!r} needs exactly one of at_most, at_least, not_worse_than")
-        if self.tolerance and self.not_worse_than is None:
-            raise ValueError(f"the gate on {self.metric!r} has a tolerance, which only not_worse_than knows")
+        named = [name for name in BOUNDS if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(f"the gate on {self.metric!r} needs exactly one of {', '.join(BOUNDS)}")
+        for slack in ("tolerance", "margin"):
+            if getattr(self, slack) and self.not_worse_than is None:
+                raise ValueError(f"the gate on {self.metric!r} has a {slack}, which only not_worse_than knows")
+        if self.not_worse_than and self.metric in measures.OF_ALL:
+            raise ValueError(f"{self.metric!r} is no score that others have: give it at_most")
         return self
 
 
@@ -159,7 +170,7 @@ class Recipe(Strict):
     train: Train = Train()
     candidates: dict[Name, Candidate] = Field(min_length=1)
     evaluate: Evaluate = Evaluate()
-    gates: tuple[Gate, ...] = Field(min_length=1)
+    gates: tuple[Gate, ...] = ()  # those of the modality are added
     rank_by: str
     controls: dict[str, PublicControl] = {}
     promotion: Promotion = Promotion()
@@ -247,14 +258,15 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
         raise AtelierError(
             f"the recipe {name}: prepare has {_count(error)}: {'; '.join(_mistakes(error, prepare))}"
         ) from None
-    scored = modalities.part(recipe.modality, "metrics")
+    known = measures.directions(recipe.modality)
     for where, metric in [
         *((f"gates.{i}", gate.metric) for i, gate in enumerate(recipe.gates)),
         ("rank_by", recipe.rank_by),
     ]:
-        if metric not in scored.DIRECTIONS:
-            raise AtelierError(f"the recipe {name}: {where}: {unknown('metric', metric, scored.DIRECTIONS)}")
-        lacking = scored.lacking(metric, controls=recipe.controls, prepare=recipe.prepare)
+        if metric not in known or where == "rank_by" and metric in measures.OF_ALL:
+            ranking = known if where != "rank_by" else known.keys() - measures.OF_ALL.keys()
+            raise AtelierError(f"the recipe {name}: {where}: {unknown('metric', metric, ranking)}")
+        lacking = measures.lacking(metric, modality=recipe.modality, controls=recipe.controls, prepare=recipe.prepare)
         if lacking is not None:
             raise AtelierError(f"the recipe {name}: {where}: {lacking}")
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 def fingerprint(value: Any) -> str:
@@ -105,11 +105,21 @@ class Scores(Record):
     seeds: tuple[int, ...]
     values: dict[str, tuple[float, ...]]
     floor: dict[str, float]  # the same metrics between two halves of real rows
+    # of what a model foretells: the same over parts of the held-out side, equal for all models; left out where none is
+    parts: dict[str, tuple[float, ...]] = Field({}, exclude_if=lambda parts: not parts)
     pictures: Artifact
 
 
+class Footprint(Record):
+    """What serving a bundle takes, where the recipe ran."""
+
+    bundle: Artifact
+    latency_ms: tuple[float, ...]  # of one sample with the default controls, warm: medians, one per sampling seed
+    bytes: int
+
+
 class Check(Record):
-    """One gate, answered."""
+    """One gate, answered; with its confidence the value is above `low`, and below `high`."""
 
     gate: str  # as a sentence: "fd at most 60"
     metric: str
@@ -170,7 +180,6 @@ class Outcome(Record):
     """What a run of one recipe came to."""
 
     validated: Validated
-    trained: tuple[Trained, ...]  # of each candidate, as its verdict
     verdicts: tuple[Verdict, ...]
     registered: Registered
     package: Package

@@ -1,125 +1,276 @@
-"""The page of a run: what every candidate draws from the same seeds, side by side, what it cost, and how each did.
+"""The page of a run, on which a person looks, listens and decides: every candidate beside the champion and real rows.
 
 One HTML file that needs nothing beside it, light and dark, for wide and narrow screens.
 """
 
+import json
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from components.records import Check, Trained, Verdict
+from components import curves
+from components.records import Check, Footprint, Scores, Shards, Trained, Verdict
 from components.store import Store
 
 STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d8dce0, #3a3f45); --dim: light-dark(#5a6570, #9aa4ae);
-  --good: light-dark(#12692b, #6fd08c); --bad: light-dark(#a4161a, #ff8d87); --warn: light-dark(#8a4b00, #f2b05e); }
+  --good: light-dark(#12692b, #6fd08c); --bad: light-dark(#a4161a, #ff8d87); --warn: light-dark(#8a4b00, #f2b05e);
+  --mark: light-dark(#ffe08a, #6b5200); --ink: light-dark(#2457a6, #8ab4f8); }
+* { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 1500px; }
-h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0 0 .5rem; } p { color: var(--dim); }
+h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .75rem; }
+h3 { font-size: 1rem; margin: 0 0 .5rem; } p { margin: .25rem 0; } .dim, small { color: var(--dim); }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: .75rem 0; } a { color: var(--ink); }
 .sheets { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(290px, 100%), 1fr)); gap: 1.25rem; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; min-width: 0; }
 img { width: 100%; image-rendering: pixelated; display: block; border-radius: 4px; }
 audio { width: 100%; margin-top: .5rem; }
-pre { margin: 0; max-height: 30rem; overflow: auto; font-size: .8rem; white-space: pre-wrap; }
+pre { margin: 0; max-height: 30rem; overflow: auto; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+mark { background: var(--mark); color: inherit; }
 figcaption { margin-top: .5rem; font-size: .9rem; } .passed { color: var(--good); } .failed { color: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; margin: .5rem 0 0; font-size: .9rem; }
 dt { color: var(--dim); } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .warning { margin: .5rem 0 0; padding-left: .6rem; border-left: 3px solid; color: var(--warn); font-size: .9rem;
   overflow-wrap: anywhere; }
-.table { overflow-x: auto; margin-top: 1.5rem; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(220px, 100%), 1fr)); gap: .75rem; }
+.curve { padding: .5rem; } .curve svg { width: 100%; display: block; }
+.curve polyline { fill: none; stroke: var(--ink); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
+.table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
-th { font-weight: 600; } td small { color: var(--dim); }
+th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+td { max-width: 22rem; } td small { display: block; }
+th:first-child, td:first-child { text-align: left; min-width: 9rem; padding-left: 0; }
+th { font-weight: 600; white-space: nowrap; }
 """
+SAME = ("held_out", "given")  # sheets that are the same for all candidates
+TITLES = {"held_out": "real, held out", "given": "what was given"}
+SECTIONS = ("samples", "gates", "copies", "curves", "metrics", "data", "lineage")
 
 
-def page(verdicts: Sequence[Verdict], trained: Sequence[Trained], *, winner: str | None, store: Store) -> str:
-    """The page as HTML, for the candidates of one run, each with its training at the same place of `trained`.
+@dataclass(frozen=True)
+class Tried:
+    """A candidate of a run: its training, its verdict, what serving it takes, and its run in MLflow."""
 
-    `winner` names the candidate that was registered, if one was.
+    trained: Trained
+    verdict: Verdict
+    footprint: Footprint
+    run: str
+
+
+def page(
+    tried: Sequence[Tried],
+    shards: Shards,
+    *,
+    winner: str | None,
+    champion: Scores | None,
+    recipe: str,
+    store: Store,
+) -> str:
+    """The page as HTML.
+
+    `winner` names the best candidate that passed, if one did; `champion` is the one that was there before, scored on
+    the same rows; `recipe` is the recipe's digest.
     """
-    model, scores = escape(verdicts[0].model), verdicts[0].scores
-    sheets = "\n".join(_sheets(verdicts, trained, winner, store))
-    count = f"{len(verdicts)} candidates" if len(verdicts) > 1 else "One candidate"
+    model = escape(tried[0].verdict.model)
+    parts = {
+        "samples": _samples(tried, winner, champion, store),
+        "gates": _gates(tried),
+        "copies": _copies(tried, store),
+        "curves": _curves(tried, store),
+        "metrics": _metrics(tried, champion),
+        "data": _data(shards),
+        "lineage": _lineage(tried, shards, recipe),
+    }
+    inside = "\n".join(f'<section id="{name}"><h2>{name.title()}</h2>\n{parts[name]}</section>' for name in SECTIONS)
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in SECTIONS)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{model}: candidates</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>\n'
-        f"<h1>{model}</h1>\n<p>{count}, {scores.samples:,} samples of each of {len(scores.seeds)} "
-        "seeds; what stands at the same place of two sheets was drawn from the same seed.</p>\n"
-        f'<div class="sheets">\n{sheets}\n</div>\n{_gates(verdicts)}\n{_metrics(verdicts)}\n</body></html>\n'
+        f"<h1>{model}</h1>\n<p>{_outcome(tried, winner)}</p>\n<nav>{links}</nav>\n{inside}\n</body></html>\n"
     )
 
 
-def _sheets(verdicts: Sequence[Verdict], trained: Sequence[Trained], winner: str | None, store: Store) -> Iterator[str]:
-    """A figure for each candidate; then one for each sheet that is the same for all, such as the real rows."""
-    for verdict, training in zip(verdicts, trained, strict=True):
+def _outcome(tried: Sequence[Tried], winner: str | None) -> str:
+    """The run in a sentence."""
+    count = len(tried)
+    if winner is None:
+        who = "No candidate passes" if count > 1 else "The candidate does not pass"
+        return f'<span class="failed">{who} every gate: nothing is registered.</span>'
+    best = f", the best of {count} candidates," if count > 1 else ""
+    return f'<span class="passed">{escape(winner)}{best} passes every gate.</span>'
+
+
+def _samples(tried: Sequence[Tried], winner: str | None, champion: Scores | None, store: Store) -> str:
+    """A figure for the champion and each candidate; then one for each sheet that is the same for all."""
+    scores = tried[0].verdict.scores
+    figures = []
+    if champion is not None and all(one.verdict.bundle != champion.bundle for one in tried):
+        told = f'<p class="dim">as it is now, {escape(champion.bundle.digest[7:19])}</p>'
+        figures.append(_figure(_sheets(champion, "generated", store), "champion", told))
+    for one in tried:
+        verdict, held = one.verdict, sum(check.passed for check in one.verdict.checks)
         word = "passed" if verdict.passed else "failed"
-        held = sum(check.passed for check in verdict.checks)
         told = f'<span class="{word}">{word}</span>, {held} of {len(verdict.checks)} gates hold'
-        chosen = ", registered" if verdict.candidate == winner else ""
-        sheets = sorted(store.path(verdict.scores.pictures).glob("generated.*"))
-        yield _figure(sheets, verdict.candidate, told + chosen + _cost(training))
-    others = sorted(store.path(verdicts[0].scores.pictures).iterdir())
-    for stem in dict.fromkeys(sheet.stem for sheet in others if sheet.stem != "generated"):
-        same = [sheet for sheet in others if sheet.stem == stem]
-        yield _figure(same, stem.replace("_", " "), "the same for all candidates")
+        chosen = ", the best" if verdict.candidate == winner and len(tried) > 1 else ""
+        itself = ", the champion itself" if champion is not None and champion.bundle == verdict.bundle else ""
+        shown = _sheets(verdict.scores, "generated", store)
+        figures.append(_figure(shown, verdict.candidate, told + chosen + itself + _cost(one)))
+    for stem in SAME:
+        if same := _sheets(scores, stem, store):
+            figures.append(_figure(same, TITLES[stem], '<span class="dim">the same for all</span>'))
+    rows = f"{scores.samples:,} samples of each of {len(scores.seeds)} seeds are measured"
+    told = f'<p class="dim">{rows}; what stands at the same place of two sheets was drawn from the same seed.</p>'
+    return f'{told}<div class="sheets">{"".join(figures)}</div>'
+
+
+def _sheets(scores: Scores, stem: str, store: Store) -> list[Path]:
+    return sorted(store.path(scores.pictures).glob(f"{stem}.*"))
 
 
 def _figure(sheets: Sequence[Path], title: str, told: str) -> str:
     shown = "".join(_shown(sheet, title) for sheet in sheets)
-    return f"<figure><h2>{escape(title)}</h2>{shown}<figcaption>{told}</figcaption></figure>"
+    return f"<figure><h3>{escape(title)}</h3>{shown}<figcaption>{told}</figcaption></figure>"
 
 
 def _shown(sheet: Path, title: str) -> str:
-    """A picture, a text, or a player, whichever the sheet is."""
+    """A picture, a text, a text with what it copies marked, or a player, whichever the sheet is."""
     if sheet.suffix == ".txt":
-        return f"<pre>{escape(sheet.read_text(encoding='utf-8'))}</pre>"
-    inside = b64encode(sheet.read_bytes()).decode()
+        return f'<pre tabindex="0">{escape(sheet.read_text(encoding="utf-8"))}</pre>'
+    if sheet.suffix == ".json":
+        rows = "\n\n----\n\n".join(_marked(**row) for row in json.loads(sheet.read_text(encoding="utf-8")))
+        return f'<pre tabindex="0">{rows}</pre>' if rows else '<p class="passed">No text copies a long span.</p>'
+    inside, named = b64encode(sheet.read_bytes()).decode(), escape(title, quote=True)
     if sheet.suffix == ".wav":
-        return f'<audio controls aria-label="samples: {escape(title)}" src="data:audio/wav;base64,{inside}"></audio>'
-    return f'<img alt="samples: {escape(title)}" src="data:image/png;base64,{inside}">'
+        return f'<audio controls aria-label="samples: {named}" src="data:audio/wav;base64,{inside}"></audio>'
+    return f'<img alt="samples: {named}" src="data:image/png;base64,{inside}">'
 
 
-def _cost(trained: Trained) -> str:
-    """What a candidate is and what its training took, and what the training warned of."""
+def _marked(text: str, copied: Sequence[tuple[int, int]]) -> str:
+    parts, at = [], 0
+    for start, end in copied:
+        parts += [escape(text[at:start]), "<mark>", escape(text[start:end]), "</mark>"]
+        at = end
+    return "".join([*parts, escape(text[at:])])
+
+
+def _cost(one: Tried) -> str:
+    """What a candidate is, what its training and a sample of it take, and what the training warned of."""
+    trained, taken = one.trained, one.footprint
     early = ", its time limit" if trained.stopped == "time_limit" else ""
+    memory = {"memory": trained.peak_memory, "GPU memory": trained.peak_gpu_memory}
     facts = {
         "family": trained.family,
         "steps": f"{trained.steps:,}",
         "seconds": f"{trained.seconds:,.0f}{early}",
         "rows/s": f"{trained.samples_per_second:,.0f}",
+        **{name: f"{size / 2**20:,.0f} MiB at most" for name, size in memory.items() if size},
         "parameters": f"{trained.parameters:,}",
+        "a sample": f"{fmean(taken.latency_ms):.3g} ms",
+        "bundle": f"{taken.bytes / 1e6:.3g} MB",
+        **({"went on from": trained.begun} if trained.begun else {}),
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    return f"<dl>{rows}</dl>" + "".join(f'<p class="warning">{escape(said)}</p>' for said in trained.warnings)
+    return _list(facts) + "".join(f'<p class="warning">{escape(said)}</p>' for said in trained.warnings)
 
 
-def _gates(verdicts: Sequence[Verdict]) -> str:
+def _gates(tried: Sequence[Tried]) -> str:
     rows = [
         [escape(checks[0].gate), *(_answer(check) for check in checks)]
-        for checks in zip(*(verdict.checks for verdict in verdicts), strict=True)
+        for checks in zip(*(one.verdict.checks for one in tried), strict=True)
     ]
-    return _table(["gate", *(verdict.candidate for verdict in verdicts)], rows)
+    told = "Each with the interval that it lies in, and the reason where it does not hold; the interval decides."
+    return f'<p class="dim">{told}</p>' + _table(["gate", *(one.verdict.candidate for one in tried)], rows)
 
 
 def _answer(check: Check) -> str:
     word = "passed" if check.passed else "failed"
-    reason = f", {escape(check.reason)}" if check.reason else ""
-    return f'<span class="{word}">{check.value:.4g}</span> <small>{check.low:.4g} to {check.high:.4g}{reason}</small>'
+    facts = [f"{check.low:.4g} to {check.high:.4g}"]
+    facts += [] if check.champion is None else [f"champion {check.champion:.4g}"]
+    facts += [escape(check.reason)] if check.reason else []
+    shown = f"{'holds' if check.passed else 'fails'}: {check.value:.4g}"
+    return f'<span class="{word}">{shown}</span><small>{"; ".join(facts)}</small>'
 
 
-def _metrics(verdicts: Sequence[Verdict]) -> str:
+def _copies(tried: Sequence[Tried], store: Store) -> str:
+    """What of the training side is in the samples, the worst first."""
+    figures = []
+    for one in tried:
+        folder = store.path(one.verdict.scores.pictures)
+        if sheets := sorted([*folder.glob("nearest.*"), *folder.glob("copied.*")]):
+            figures.append(_figure(sheets, one.verdict.candidate, ""))
+    told = (
+        "What looks most like a copy, of all that one seed drew. Pictures and sounds come in pairs: a sample, then the "
+        "training row that it is nearest to. In texts, what stands in the training data word for word is marked."
+    )
+    return f'<p class="dim">{told}</p><div class="sheets">{"".join(figures)}</div>'
+
+
+def _curves(tried: Sequence[Tried], store: Store) -> str:
+    parts = []
+    for one in tried:
+        readings = json.loads((store.path(one.trained.curves) / "curves.json").read_text())
+        parts.append(f'<h3>{escape(one.verdict.candidate)}</h3><div class="curves">{curves.drawings(readings)}</div>')
+    return "".join(parts)
+
+
+def _metrics(tried: Sequence[Tried], champion: Scores | None) -> str:
     """Every metric that any candidate has; what was not measured of one stays empty."""
-    names = dict.fromkeys(name for verdict in verdicts for name in verdict.scores.values)
-    rows = []
-    for name in names:
-        means = [verdict.scores.values.get(name, ()) for verdict in verdicts]
-        floor = verdicts[0].scores.floor.get(name)
-        told = [f"{fmean(values):.4g}" if values else "" for values in means]
-        rows.append([escape(name), *told, "" if floor is None else f"{floor:.4g}"])
-    return _table(["metric", *(verdict.candidate for verdict in verdicts), "real data"], rows)
+    scored = [one.verdict.scores for one in tried]
+    names = dict.fromkeys(name for scores in scored for name in scores.values)
+    before = [] if champion is None else [champion]
+    rows = [
+        [
+            escape(name),
+            *(_mean(scores.values.get(name, ())) for scores in (*before, *scored)),
+            _number(scored[0].floor.get(name)),
+        ]
+        for name in names
+    ]
+    head = [*(["champion"] if before else []), *(one.verdict.candidate for one in tried)]
+    return _table(["metric", *head, "real rows"], rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f"<small>{min(values):.4g} to {max(values):.4g}</small>" if max(values) > min(values) else ""
+    return f"{fmean(values):.4g}{spread}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _data(shards: Shards) -> str:
+    validated = shards.validated
+    sides = {name.replace("_", " "): f"{count:,} rows" for name, count in validated.accepted.items()}
+    kept_out = {reason: f"{count:,} rows" for reason, count in validated.rejected.items()}
+    facts = {"source": validated.dataset.source, "licence": validated.dataset.licence, **sides}
+    quarantine = _list(kept_out) if kept_out else '<p class="dim">No row was put into quarantine.</p>'
+    return f"{_list(facts)}<h3>Quarantine</h3>{quarantine}"
+
+
+def _lineage(tried: Sequence[Tried], shards: Shards, recipe: str) -> str:
+    dataset = shards.validated.dataset
+    facts = {
+        "data": dataset.version,
+        "commit": dataset.commit or "none",
+        "recipe": recipe,
+        "prepared": shards.shards.digest,
+        "encoder": tried[0].verdict.scores.encoder or "none",
+    }
+    parts = [_list(facts)]
+    for one in tried:
+        verdict = one.verdict
+        own = {"bundle": verdict.bundle.digest, "verdict": verdict.fingerprint(), "MLflow run": one.run}
+        parts.append(f"<h3>{escape(verdict.candidate)}</h3>{_list(own)}")
+    return "".join(parts)
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

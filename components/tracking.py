@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -76,6 +77,34 @@ class Tracking:
             ) from error
         run_id: str = run.info.run_id
         return run_id
+
+    def attach(self, run: str, file: Path) -> None:
+        """Put a file beside what a run shows; one of the same name gives way."""
+        with self._told():
+            from mlflow.tracking import MlflowClient
+
+            MlflowClient(self.uri, registry_uri=self.uri).log_artifact(run, str(file))
+
+    def attached(self, run: str, name: str, folder: Path) -> Path:
+        """Bring a file that was put beside a run into a folder."""
+        with self._told():
+            from mlflow.tracking import MlflowClient
+
+            return Path(MlflowClient(self.uri, registry_uri=self.uri).download_artifacts(run, name, str(folder)))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """An `AtelierError` where MLflow cannot be reached or refuses."""
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise AtelierError(
+                f"MLflow at {self.shown} did not do its part: {' '.join(str(error).split())}. Mend that, and run the "
+                "same command again: what was made is kept."
+            ) from error
 
     @property
     def shown(self) -> str:

@@ -148,6 +148,25 @@ def show(model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")], as_js
 
 
 @app.command()
+def report(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="Of the last run, or of a version's own.")],
+    *,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Open the page of a run: its candidates side by side, gates, evidence, curves, data and lineage."""
+    from flows import listing
+
+    page = listing.report(_enter(Path.cwd()), model)
+    if as_json:
+        _print_json({"schema": 1, "page": str(page)})
+        return
+    _console().print(str(page), highlight=False, soft_wrap=True)
+    if show:
+        typer.launch(page.as_uri())
+
+
+@app.command()
 def promote(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="A version; the challenger where left out.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "promoted by hand",

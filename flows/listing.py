@@ -133,6 +133,24 @@ def card(found: dict[str, Any]) -> RenderableType:
     return Group(lines, "", summary.candidates([verdict], winner=None))
 
 
+def report(place: Workspace, named: str) -> Path:
+    """The page of a model's last run, or of the run that made a version, which MLflow keeps."""
+    from components.tracking import Tracking
+
+    model, _, version = named.partition("@")
+    if not version:
+        page = place.reports / model / summary.PAGE
+        if page.exists():
+            return page
+        known = sorted(folder.parent.name for folder in place.reports.glob(f"*/{summary.PAGE}"))
+        told = unknown("model", model, known) if known else f"no recipe was run here yet, so no {model!r} either"
+        raise AtelierError(f"{told}. Run a recipe: atelier run fashion")
+    found = find(place, named)
+    folder = place.reports / model / f"v{found.version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Tracking(place.tracking_uri).attached(found.run, summary.PAGE, folder)
+
+
 def restore(place: Workspace, named: str, to: Path) -> dict[str, Any]:
     """Bring the parts of a version back from DVC into `to/data`, `to/shards` and `to/bundle`."""
     from components import versioning

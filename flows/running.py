@@ -89,6 +89,7 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
 
     recipe = recipes.load(path, settings)  # refused before anything starts
     workspace.refuse_full(place)
+    page = place.reports / recipe.model / summary.PAGE
     board.console.print(f"[bold]{recipe.model}[/bold]  {path}", highlight=False)
     try:
         with board.stage("start Prefect"):
@@ -107,12 +108,10 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
                 outcome = train(str(path), recipe)
         seconds = time.monotonic() - begun
         winner = next(v.candidate for v in outcome.verdicts if v.bundle == outcome.registered.bundle)
-        page = summary.publish(outcome.verdicts, outcome.trained, place, winner=winner, package=outcome.package)
+        summary.publish_sample(outcome.package, place)
     except GateFailed as error:
         board.console.print(summary.candidates(error.verdicts, winner=None))
-        with suppress(OSError):  # the verdicts count, and are told
-            page = summary.publish(error.verdicts, error.trained, place, winner=None, package=None)
-            board.console.print(f"the candidates side by side: {page}", highlight=False, soft_wrap=True)
+        board.console.print(f"the candidates side by side: {page}", highlight=False, soft_wrap=True)
         raise
     except AtelierError as error:
         if error.__cause__ is not None:  # of a vendor's, such as a database that cannot be written

@@ -11,10 +11,12 @@ from rich.text import Text
 
 from components import modalities, reporting
 from components.model_card import curl
-from components.records import Check, Outcome, Package, Trained, Verdict
+from components.records import Artifact, Check, Outcome, Package, Trained, Verdict
 from components.store import Store, write_atomically
 from flows.console import Board
 from flows.workspace import Workspace
+
+PAGE = "report.html"
 
 
 def reading_line(reading: Mapping[str, Any]) -> str:
@@ -102,26 +104,21 @@ def description(verdict: Verdict, *, among: int) -> str:
     return "\n".join([*lines, "", f"Means over {seeds} seeds of {samples} samples. Real data against itself: {real}."])
 
 
-def publish(
-    verdicts: Sequence[Verdict],
-    trained: Sequence[Trained],
-    place: Workspace,
-    *,
-    winner: str | None,
-    package: Package | None,
-) -> Path:
-    """The page of a run and what it shows, out of the store into one folder of the workspace, named by the model."""
+def publish(page: Artifact, verdicts: Sequence[Verdict], place: Workspace) -> None:
+    """The page of a run and the sheets on it, out of the store into one folder of the workspace, named by the model."""
     store, folder = Store(place.store), place.reports / verdicts[0].model
     for verdict in verdicts:
-        pictures = store.path(verdict.scores.pictures)
-        for sheet in pictures.iterdir():  # what is not generated is the same for all candidates
-            name = verdict.candidate if sheet.stem == "generated" else sheet.stem
-            write_atomically(folder / f"{name}{sheet.suffix}", sheet.read_bytes())
-    for sample in store.path(package.sample).iterdir() if package else ():
-        write_atomically(folder / f"served{sample.suffix}", sample.read_bytes())
-    page = folder / "report.html"
-    write_atomically(page, reporting.page(verdicts, trained, winner=winner, store=store).encode())
-    return page
+        for sheet in store.path(verdict.scores.pictures).iterdir():
+            if sheet.stem in ("generated", *reporting.SAME):  # what is not generated is the same for all candidates
+                name = verdict.candidate if sheet.stem == "generated" else sheet.stem
+                write_atomically(folder / f"{name}{sheet.suffix}", sheet.read_bytes())
+    write_atomically(folder / PAGE, (store.path(page) / PAGE).read_bytes())
+
+
+def publish_sample(package: Package, place: Workspace) -> None:
+    """The sample that the packaged model answered with, beside the page of its run."""
+    for sample in Store(place.store).path(package.sample).iterdir():
+        write_atomically(place.reports / package.model / f"served{sample.suffix}", sample.read_bytes())
 
 
 def closing(outcome: Outcome, place: Workspace, page: Path, board: Board, seconds: float) -> str:

@@ -4,6 +4,7 @@ Stages are imported when they run: a skipped one costs no import of torch or Gre
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from components import checkpoint, modalities
@@ -12,6 +13,7 @@ from components.records import (
     Artifact,
     Beginning,
     Dataset,
+    Footprint,
     Outcome,
     Package,
     Pointer,
@@ -27,6 +29,8 @@ from components.records import (
 from flows import caching, console, summary
 from flows.stage import stage, step, store_of
 from flows.workspace import Workspace
+
+Tried = tuple[Trained, Verdict, Footprint, str]  # a candidate, and its run in MLflow
 
 
 def _modality(recipe: Recipe, *parts: str) -> list[str]:
@@ -264,6 +268,22 @@ def evaluate(
 
 
 @stage(
+    "time {name}",
+    asked=lambda name, bundle, recipe, workspace: {"bundle": bundle, "seeds": recipe.evaluate.seeds},
+    reaches=lambda name, bundle, recipe, workspace: [
+        "components.footprint",
+        f"components.families.{_family(bundle, workspace)}",
+        *_modality(recipe, "batch", "codec"),
+    ],
+    note=lambda taken: f"{median(taken.latency_ms):.3g} ms a sample, {taken.bytes / 1e6:.3g} MB",
+)
+def footprint(name: str, bundle: Artifact, recipe: Recipe, workspace: Workspace) -> Footprint:
+    from components import footprint as footprints
+
+    return footprints.measure(bundle, recipe.evaluate, store=store_of(workspace))
+
+
+@stage(
     "check candidates",
     asked=lambda shards, beginnings, recipe, workspace: {
         "candidates": recipe.candidates,
@@ -311,24 +331,29 @@ def score_champion(shards: Shards, encoder: Artifact | None, recipe: Recipe, wor
 
 @stage(
     "gate {name}",
-    asked=lambda name, trained, scores, champion, recipe, workspace: {
+    asked=lambda name, trained, scores, footprint, champion, recipe, workspace: {
         "model": recipe.model,
         "candidate": trained.candidate,
         "family": trained.family,
+        "warnings": trained.warnings,
         "scores": scores,
+        "footprint": footprint,
         "champion": champion,
         "gates": recipe.gates,
+        "controls": recipe.controls,
+        "serve": recipe.serve,
         "rank_by": recipe.rank_by,
     },
     reaches=lambda recipe, **_: ["components.gating", *_modality(recipe, "metrics")],
     note=summary.verdict_line,
 )
 def gate(
-    name: str, trained: Trained, scores: Scores, champion: Scores | None, recipe: Recipe, workspace: Workspace
-) -> Verdict:
+    name: str, trained: Trained, scores: Scores, footprint: Footprint, champion: Scores | None, recipe: Recipe,
+    workspace: Workspace,
+) -> Verdict:  # fmt: skip
     from components import gating
 
-    return gating.gate(trained, scores, recipe, champion)
+    return gating.gate(trained, scores, footprint, recipe, champion)
 
 
 @stage("track {name}", note=lambda run: f"MLflow run {run}")
@@ -349,12 +374,48 @@ def track(name: str, trained: Trained, verdict: Verdict, dataset: Dataset, recip
     return run
 
 
+@stage(
+    "report",
+    asked=lambda tried, champion, shards, recipe, workspace: {
+        "tried": [list(one) for one in tried],
+        "champion": champion,
+        "shards": shards,
+        "recipe": fingerprint(recipe.model_dump(mode="json")),
+        "tracking": fingerprint(workspace.tracking_uri),
+    },
+    reaches=lambda tried, champion, shards, recipe, workspace: ["components.reporting", "components.tracking"],
+    settle=lambda page, tried, champion, shards, recipe, workspace: summary.publish(
+        page, [verdict for _, verdict, _, _ in tried], workspace
+    ),
+    note=lambda page: "the page of the run, in MLflow too",
+)
+def report(
+    tried: Sequence[Tried], champion: Scores | None, shards: Shards, recipe: Recipe, workspace: Workspace
+) -> Artifact:
+    from components import gating, reporting
+    from components.tracking import Tracking
+
+    store = store_of(workspace)
+    best = gating.best_of([verdict for _, verdict, _, _ in tried])
+    html = reporting.page(
+        [reporting.Tried(*one) for one in tried], shards,
+        winner=None if best is None else best.candidate, champion=champion,
+        recipe=fingerprint(recipe.model_dump(mode="json")), store=store,
+    )  # fmt: skip
+    with store.writing("report") as draft:
+        (draft.directory / summary.PAGE).write_text(html, encoding="utf-8")
+    tracking = Tracking(workspace.tracking_uri, artifacts=workspace.runs)
+    for *_, run in tried:
+        tracking.attach(run, store.path(draft.artifact) / summary.PAGE)
+    return draft.artifact
+
+
 @step
-def choose(verdicts: Sequence[Verdict], trained: Sequence[Trained]) -> Verdict:
+def choose(verdicts: Sequence[Verdict]) -> Verdict:
     """The best verdict that passed; `GateFailed` where none did."""
     from components import gating
 
-    return gating.best(verdicts, trained)
+    return gating.best(verdicts)
 
 
 @stage("archive", retries=2, note=lambda pointers: "in DVC: " + ", ".join(pointer.kind for pointer in pointers))
@@ -426,16 +487,10 @@ def appoint(
 
 
 @step
-def outcome(
-    verdicts: Sequence[Verdict],
-    trained: Sequence[Trained],
-    validated: Validated,
-    registered: Registered,
-    package: Package,
-) -> Outcome:
+def outcome(tried: Sequence[Tried], validated: Validated, registered: Registered, package: Package) -> Outcome:
     """What the run came to."""
-    candidates = {"verdicts": tuple(verdicts), "trained": tuple(trained)}
-    return Outcome(**candidates, validated=validated, registered=registered, package=package)
+    verdicts = tuple(verdict for _, verdict, _, _ in tried)
+    return Outcome(verdicts=verdicts, validated=validated, registered=registered, package=package)
 
 
 def _family(bundle: Artifact, workspace: Workspace) -> str:

@@ -7,7 +7,7 @@ from prefect import flow
 
 from components import recipe as recipes
 from components.recipe import Recipe
-from components.records import Artifact, Beginning, Outcome, Scores, Shards, Trained, Verdict
+from components.records import Artifact, Beginning, Outcome, Scores, Shards
 from flows import tasks, unclosed, workspace
 from flows.release import release
 from flows.workspace import Workspace
@@ -32,13 +32,13 @@ def line(recipe: Recipe, place: Workspace) -> Outcome:
     decided_on = tasks.generation(recipe, place)
     champion = tasks.score_champion(shards, encoder, recipe, place)
     tried = [try_candidate(name, begun, shards, encoder, champion, recipe, place) for name in recipe.candidates]
-    trained, verdicts = zip(*tried, strict=True)
-    winner = tasks.choose(verdicts, trained)
+    tasks.report(tried, champion, shards, recipe, place)
+    winner = tasks.choose([verdict for _, verdict, _, _ in tried])
     pointers = tasks.archive(shards, winner, place)
     registered = tasks.register(winner, pointers, dataset, begun, recipe, place)
     package = release(registered, place)
     appointed = tasks.appoint(registered, package, decided_on, recipe, place)
-    return tasks.outcome(verdicts, trained, validated, appointed, package)
+    return tasks.outcome(tried, validated, appointed, package)
 
 
 def try_candidate(
@@ -49,11 +49,12 @@ def try_candidate(
     champion: Scores | None,
     recipe: Recipe,
     place: Workspace,
-) -> tuple[Trained, Verdict]:
+) -> tasks.Tried:
     """One candidate, trained, scored and judged; its numbers and pictures are in MLflow whatever the verdict."""
     trained = tasks.train(name, recipe.candidates[name], begun.get(name), shards, recipe, place)
     bundle = tasks.bundle(name, trained, recipe, place)
     scores = tasks.evaluate(name, bundle, shards, encoder, recipe, place)
-    verdict = tasks.gate(name, trained, scores, champion, recipe, place)
-    tasks.track(name, trained, verdict, shards.validated.dataset, recipe, place)
-    return trained, verdict
+    taken = tasks.footprint(name, bundle, recipe, place)
+    verdict = tasks.gate(name, trained, scores, taken, champion, recipe, place)
+    run = tasks.track(name, trained, verdict, shards.validated.dataset, recipe, place)
+    return trained, verdict, taken, run

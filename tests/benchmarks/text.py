@@ -153,8 +153,11 @@ def _trained() -> None:
     theirs = _nanogpt(Path(place))
     print(f"nanoGPT: {theirs.told()}", flush=True)
     sides = _sides(Path(place), CONTEXT)
-    equal = _ours({"layers": 4, "heads": 4, "width": 128}, sides, Train(steps=STEPS, batch_size=BATCH, **SCHEDULE))
-    print(f"gpt, the same: {equal.told()}; tokens/s {median(theirs.steps) / median(equal.steps):.2f} times", flush=True)
+    for precision in ("fp32", "bf16"):
+        settings = Train(steps=STEPS, batch_size=BATCH, precision=precision, **SCHEDULE)
+        equal = _ours({"layers": 4, "heads": 4, "width": 128}, sides, settings)
+        times = f"tokens/s {median(theirs.steps) / median(equal.steps):.2f} times"
+        print(f"gpt, the same, {precision}: {equal.told()}; {times}", flush=True)
     best = _own_best(Path(place), theirs.seconds)
     print(f"lstm, the same time: {best.told()}", flush=True)
 
@@ -176,8 +179,9 @@ def _nanogpt(place: Path) -> Learnt:
     seconds = time.perf_counter() - begun
     steps = {int(step): float(took) / 1e3 for step, took in STEP.findall(done.stdout)}
     measured = [took for step, took in steps.items() if step % STEPS]  # the first and the last hold an evaluation
-    loss = subprocess.run([sys.executable, "-c", LOSS], cwd=place, capture_output=True, text=True, check=True).stdout
-    return Learnt(min(seconds, sum(steps.values())), measured, float(loss))
+    told = subprocess.run([sys.executable, "-c", LOSS], cwd=place, capture_output=True, text=True, check=True).stdout
+    loss = float(told.split()[-1])  # behind what its model says of itself
+    return Learnt(min(seconds, sum(steps.values())), measured, loss)
 
 
 def _sides(place: Path, context: int) -> tuple[Split, Split]:

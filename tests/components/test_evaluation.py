@@ -146,9 +146,13 @@ def test_scores_are_the_same_to_the_digit_and_carry_what_they_rest_on(place: Pla
     assert one.encoder == place.encoder(recipe).digest
     metrics = modalities.part("image", "metrics")
     plain = set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_CODES, *metrics.OF_RESTORED}
-    assert set(one.values) == plain == set(one.floor) - set(metrics.OF_LABELS)
+    assert set(one.values) == plain == {"nearer_train", *one.floor} - set(metrics.OF_LABELS)
     assert all(len(rounds) == 2 for rounds in one.values.values())
-    assert {path.name for path in place.store.path(one.pictures).iterdir()} == {"generated.png", "held_out.png"}
+    assert {path.name for path in place.store.path(one.pictures).iterdir()} == {
+        "generated.png",
+        "held_out.png",
+        "nearest.png",
+    }
 
 
 def test_an_editing_model_is_given_degraded_held_out_rows_and_scored_against_the_originals(
@@ -159,10 +163,10 @@ def test_an_editing_model_is_given_degraded_held_out_rows_and_scored_against_the
     restoring = Place(tmp_path, store, shards.model_copy(update={"spec": shards.spec | {"degrade": "invert"}}))
     scores = restoring.scores(restoring.bundle("cyclegan", {"width": 2}), recipe)
     metrics = modalities.part("image", "metrics")
-    assert set(scores.values) == set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_CODES}
+    assert set(scores.values) == set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_CODES, "nearer_train"}
     assert scores.values["psnr"][0] == scores.values["psnr"][1], "what is restored follows from the picture alone"
     names = {path.name for path in store.path(scores.pictures).iterdir()}
-    assert names == {"generated.png", "held_out.png", "given.png"}
+    assert names == {"generated.png", "held_out.png", "given.png", "nearest.png"}
 
 
 @pytest.mark.parametrize("copies", [0, 1, 5])

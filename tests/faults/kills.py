@@ -90,9 +90,9 @@ class Line:
             "scores": [(verdict["candidate"], verdict["scores"]) for verdict in summary["verdicts"]],
             # a Bento's tag ends in a digest of its trace, in which MLflow's run has an id of its own
             "registered": (summary["version"], summary["alias"], summary["bento"].rpartition("-")[0]),
-            "versions": [(v.version, v.bundle, v.verdict, v.data, v.recipe) for v in versions],
+            "versions": [(v.version, v.bundle, _judged(ledger, v.verdict), v.data, v.recipe) for v in versions],
             "pointers": [sorted((p.kind, p.digest, p.dvc) for p in v.pointers) for v in versions],
-            "moves": [(m.alias, m.version, m.verdict) for m in ledger.history(summary["model"])],
+            "moves": [(m.alias, m.version, _judged(ledger, m.verdict)) for m in ledger.history(summary["model"])],
             "mlflow": self._registry(summary["model"]),
             "runs": self._tracked(summary["model"]),
             "damaged": sorted(
@@ -158,6 +158,15 @@ class Line:
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
         return {**kept, "ATELIER_WORKSPACE": str(self.workspace)}
+
+
+def _judged(ledger: Ledger, digest: str) -> str:
+    """What a verdict says but for the time that a sample took, which no two runs have alike."""
+    verdict = ledger.verdict(digest)
+    assert verdict is not None
+    checks = tuple(check for check in verdict.checks if check.metric != "latency_ms")
+    assert len(checks) == len(verdict.checks) - 1
+    return verdict.model_copy(update={"checks": checks}).fingerprint()
 
 
 def _whole(store: Store, folder: Path) -> bool:

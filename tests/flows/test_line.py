@@ -144,7 +144,7 @@ def test_mlflow_has_the_version_its_alias_and_the_run_of_each_candidate(first: A
     assert {name: run.data.tags["atelier.passed"] for name, run in runs.items()} == {"vae": "yes", "dcgan": "no"}
     assert {"scores/fd", "floor/fd", "cost/seconds"} <= runs["dcgan"].data.metrics.keys()
     images = {file.path for file in place.client.list_artifacts(runs["vae"].info.run_id, "images")}
-    assert images == {"images/generated.png", "images/held_out.png"}
+    assert images == {"images/generated.png", "images/held_out.png", "images/nearest.png"}
 
 
 def test_the_licence_of_the_data_goes_with_the_version_and_its_bento(first: Answer, place: Place) -> None:
@@ -163,11 +163,19 @@ def test_what_a_person_looks_at_is_there(first: Answer, place: Place) -> None:
     assert {path.name for path in folder.iterdir()} == pictures | {"report.html"}
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
     report = (folder / "report.html").read_text()
-    assert all(f"<h2>{title}</h2>" in report for title in ("vae", "dcgan", "held out"))
+    assert all(f"<h3>{title}</h3>" in report for title in ("vae", "dcgan", "real, held out"))
     assert [f"<dd>{family}</dd>" in report for family in ("vae", "dcgan")] == [True, True], "what each candidate is"
     assert list((place.root / "store" / "docs").glob("*/index.html"))
     assert first.run()["bento"].startswith("fashion-tiny:v1-")
     assert (place.root / "bentoml" / "bentos" / first.run()["bento"].replace(":", "/")).is_dir()
+
+
+def test_the_page_of_the_last_run_and_of_a_versions_own_are_found(first: Answer, place: Place) -> None:
+    last, own = (Path(place.atelier("report", name).json["page"]) for name in ("fashion-tiny", "fashion-tiny@1"))
+    assert last == place.root / "reports" / "fashion-tiny" / "report.html" != own
+    assert own.read_bytes() == last.read_bytes()
+    refused = place.atelier("report", "fashion-tyni")
+    assert refused.code == 2 and "fashion-tiny" in refused.json["error"]
 
 
 def test_a_second_run_skips_every_cacheable_stage_and_registers_nothing(second: Answer, place: Place) -> None:
@@ -244,7 +252,7 @@ def test_a_gate_that_nobody_passes_exits_with_4_and_registers_nothing(second: An
     assert len(place.ledger.versions()) == before
     assert "Gates" in failed.seen and "no: " in failed.seen
     report = (place.root / "reports" / "fashion-tiny" / "report.html").read_text()
-    assert "label_entropy at least 0.999" in report and "registered" not in report
+    assert "label_entropy at least 0.999" in report and "nothing is registered" in report
     assert report.count("<dt>steps</dt>") == 2, "what each candidate cost is told of those that failed too"
     for verdict in failed.run()["verdicts"]:
         assert not verdict["passed"]

@@ -48,7 +48,7 @@ def test_the_counted_floor_is_that_of_plays(run: Answer) -> None:
 def test_the_report_shows_texts_and_a_served_one_lies_beside_it(run: Answer, place: Place) -> None:
     folder = place.root / "reports" / "shakespeare"
     page = (folder / "report.html").read_text()
-    assert page.count("<pre>") == 3 and "<img" not in page
+    assert page.count("<pre ") >= 3 and "<img" not in page
     written = (folder / "lstm.txt").read_text()
     assert len(written) > 1000 and (folder / "served.txt").read_text()
 

@@ -1,6 +1,7 @@
 """The metrics of sounds: how well a model foretells held-out samples, and what those that it makes are like.
 
-`bits_per_sample` is of 256 classes by mu-law; `fd` and `kd` compare log-mel statistics, in squared standard deviations
+`bits_per_sample` is of 256 classes by mu-law, `overfit` how many fewer the training side takes; `copied` is the share
+of sounds beside one training window alone; `fd` and `kd` compare log-mel statistics, in squared standard deviations
 of the held-out ones; `spectral_distance` is in dB; the rest are shares in [0, 1], or how far from the real share.
 `understood` is of spoken texts, by a recogniser that chooses among all transcripts of the data: `understood_new` of
 held-out ones; `voice_fd` and `voice_kd` are of an embedding and `mos` is the opinion that listeners would have, 1 to 5,
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from components import fidelity, loading
 from components.controls import PublicControl
+from components.loading import Foretold
 from components.modalities.audio import codec, opinions, picture, recogniser, voices
 from components.modalities.audio.batch import PAD, Waves, plain
 from components.modalities.audio.prediction import Predictor
@@ -32,6 +34,8 @@ from components.modalities.audio.shards import FULL, Split
 DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "bits_per_sample": "lower",
     "bits_saved": "higher",
+    "overfit": "lower",
+    "copied": "lower",
     "fd": "lower",
     "kd": "lower",
     "spectral_distance": "lower",
@@ -45,9 +49,12 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "understood": "higher",
     "understood_new": "higher",
 }
-OF_VOICES = ("voice_fd", "voice_kd")
 OF_TEXTS = ("understood", "understood_new")
+GATES: Sequence[Mapping[str, Any]] = ()
+OF_ROWS = ("copied", "understood")
+OF_VOICES = ("voice_fd", "voice_kd")
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
+PAIRS = 6  # of a generated and a training sound, shown as evidence
 REAL_AT_MOST = 1024  # held-out windows that generated sounds are compared with
 BANDS = 24
 FRAME, HOP = 0.032, 0.016  # s
@@ -88,19 +95,35 @@ class Reference:
         """Every metric of this modality for one set of generated sounds."""
         return self._against(generated, self._real) | self._heard(generated, [one.get("text", "") for one in asked])
 
-    def likelihood(self, nats: Nats) -> dict[str, float]:
-        """How well a model foretells the held-out side, in bits a sample; rows read on through clips in their order."""
-        rows = min(ROWS, len(self.held_out))
-        total, count, memory = 0.0, 0, None
-        for step in range(len(self.held_out) // rows):
-            batch = self.held_out.batch(loading.consecutive(len(self.held_out), step=step, size=rows))
+    def likelihood(self, nats: Nats) -> Foretold:
+        """How well a model foretells the held-out side, and how much better as much of the training side."""
+        held_out = self._bits(self.held_out, nats)
+        if held_out is None:
+            return {}, {}
+        trained = self._bits(self.train, nats)
+        assert trained is not None
+        (bits, bits_B), (known, known_B) = held_out, trained
+        values = {"bits_per_sample": bits, "bits_saved": self._predicted - bits, "overfit": bits - known}
+        parts = {
+            "bits_per_sample": bits_B, "bits_saved": self._predicted - bits_B, "overfit": bits_B - known_B,
+        }  # fmt: skip
+        return values, {name: tuple(found_B.tolist()) for name, found_B in parts.items()}
+
+    def _bits(self, side: Split, nats: Nats) -> tuple[float, Tensor] | None:
+        """Bits a sample over parts of a side, and of each part [B]; rows read on through clips in their order.
+
+        Of each part what is beyond the length of held-out ones is left out.
+        """
+        rows = min(ROWS, len(side), len(self.held_out))
+        total_B, count_B, memory = torch.zeros(rows, dtype=torch.float64), torch.zeros(rows), None
+        for step in range(min(len(side), len(self.held_out)) // rows):
+            batch = side.batch(loading.consecutive(len(side), step=step, size=rows))
             told = nats(batch, memory)
             if told is None:
-                return {}
+                return None
             nats_B, memory = told
-            total, count = total + float(nats_B.double().sum()), count + int(batch.lengths.sum())
-        bits = total / math.log(2) / count
-        return {"bits_per_sample": bits, "bits_saved": self._predicted - bits}
+            total_B, count_B = total_B + nats_B.double(), count_B + batch.lengths
+        return float(total_B.sum() / math.log(2) / count_B.sum()), total_B / math.log(2) / count_B
 
     @cached_property
     def _predicted(self) -> float:
@@ -147,7 +170,9 @@ class Reference:
         one_ND, other_MD = _features(sounds, rate), _features(real, rate)
         mean, deviation = other_MD.mean(dim=0), other_MD.std(dim=0).clamp(min=1e-3)
         one_ND, other_MD = (one_ND - mean) / deviation, (other_MD - mean) / deviation
+        trained_KD = (self._training_KD - mean) / deviation
         return {
+            "copied": float(fidelity.copied(one_ND, trained_KD).float().mean()),
             "fd": fidelity.frechet_distance(one_ND, other_MD),
             "kd": fidelity.kernel_distance(one_ND, other_MD),
             "spectral_distance": _spectral_distance(sounds, real, rate),
@@ -157,6 +182,33 @@ class Reference:
             "clicks": _share(sounds.samples.diff(dim=1, prepend=sounds.samples[:, :1]).abs() > JUMP, sounds),
             "silence_gap": abs(_silence(sounds, rate) - _silence(real, rate)),
             "voiced_gap": abs(_voiced(sounds, rate) - _voiced(real, rate)),
+        }
+
+    @cached_property
+    def _training(self) -> Waves:
+        """Every window of the training side."""
+        return self.train.batch(torch.arange(len(self.train)))
+
+    @cached_property
+    def _training_KD(self) -> Tensor:
+        return _features(self._training, self.train.spec.rate)
+
+    def evidence(self, generated: Waves) -> dict[str, bytes]:
+        """The sounds that look most like copies, worst first, each before the training window that it is nearest to."""
+        rate = self.held_out.spec.rate
+        deviation = _features(self._real, rate).std(dim=0).clamp(min=1e-3)
+        suspicion_N, place_N = fidelity.suspicion(_features(generated, rate) / deviation, self._training_KD / deviation)
+        worst = suspicion_N.argsort()[:PAIRS]
+        size = max(generated.samples.shape[1], self._training.samples.shape[1])
+        pairs = [
+            torch.nn.functional.pad(rows.samples[index], (0, size - rows.samples.shape[1]))
+            for rows, index in ((generated, worst), (self._training, place_N[worst]))
+        ]
+        lengths = torch.stack([generated.lengths[worst], self._training.lengths[place_N[worst]]], dim=1).flatten()
+        shown = Waves(torch.stack(pairs, dim=1).flatten(0, 1), lengths)
+        return {
+            "nearest.png": picture.sheet(shown, self.held_out.spec, columns=2),
+            "nearest.wav": _one_after_another(shown, rate),
         }
 
     def given(self, count: int) -> None:

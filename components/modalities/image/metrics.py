@@ -6,6 +6,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from components import fidelity
 from components.controls import PublicControl
-from components.loading import Split
+from components.loading import Foretold, Split
 from components.modalities.image import codec
 from components.modalities.image.batch import Images, degrade
 from components.modalities.image.classifier import Classifier, fit
@@ -28,6 +29,8 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "density": "higher",
     "coverage": "higher",
     "copied": "lower",
+    "authenticity": "higher",
+    "nearer_train": "lower",
     "label_entropy": "higher",
     "label_accuracy": "higher",
     "cas": "higher",
@@ -35,10 +38,21 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "psnr": "higher",
     "ssim": "higher",
 }
+# held where a recipe says nothing of the metric; `infra/decisions/0016-gates.md` says where the numbers come from
+GATES: Sequence[Mapping[str, Any]] = (
+    {"metric": "copied", "not_worse_than": "real", "margin": 0.005},
+    {"metric": "authenticity", "not_worse_than": "real", "margin": 0.2},
+    {"metric": "nearer_train", "at_most": 0.6},
+    {"metric": "nearer_train", "at_least": 0.4},
+    {"metric": "label_entropy", "at_least": 0.6},
+)
+OF_ROWS = ("precision", "copied", "authenticity", "nearer_train", "label_accuracy")
 OF_LABELS, OF_CODES, OF_RESTORED = ("label_accuracy", "cas"), ("code_accuracy",), ("psnr", "ssim")
 DECIBELS_AT_MOST = (
     60.0  # of one row: more is below what eight bits tell apart, and a row without error has infinitely many
 )
+
+PAIRS = 30  # of a generated and a training row, shown as evidence
 
 Requests = Sequence[Mapping[str, Any]]  # public controls
 
@@ -55,6 +69,10 @@ def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, Jso
             f"{metric} is about the control 'code', which the recipe does not offer. Add it to controls, as in "
             "{code: {default: -1, at_least: -1, at_most: 9}}."
         )
+    if metric == "nearer_train" and prepare.get("degrade"):
+        return (
+            "nearer_train says nothing of pictures that are restored: they are made from held-out ones. Leave it out."
+        )
     if metric in OF_RESTORED and not prepare.get("degrade"):
         return (
             f"{metric} is about pictures that are restored, and the recipe degrades none. Add how to prepare, as in "
@@ -65,18 +83,18 @@ def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, Jso
 
 @dataclass(frozen=True)
 class Reference:
-    """What generated pictures are held against: held-out features [M, D] and training pixels [N, pixels]."""
+    """What generated pictures are held against: held-out features [M, D], and training rows."""
 
     encoder: Classifier
     names: tuple[str, ...]  # of the classes
     held_out_MD: Tensor
-    training: Tensor
+    training: Images
     held_out: Images
 
     @classmethod
     def of(cls, train: Split, held_out: Split, encoder: Classifier, *, classes: tuple[str, ...]) -> Self:
         rows, training = _all(held_out), _all(train)
-        return cls(encoder, classes, encoder.features(rows), training.pixels.flatten(1), rows)
+        return cls(encoder, classes, encoder.features(rows), training, rows)
 
     def measure(self, generated: Images, asked: Requests = ({},)) -> dict[str, float]:
         """Every metric of this modality for one set of generated pictures, asked for so over and over."""
@@ -85,16 +103,42 @@ class Reference:
             "fd": fidelity.frechet_distance(features_ND, self.held_out_MD),
             "kd": fidelity.kernel_distance(features_ND, self.held_out_MD),
             **fidelity.neighbourhoods(features_ND, self.held_out_MD),
-            "copied": float(fidelity.copied(generated.pixels.flatten(1), self.training).float().mean()),
+            **self._memory(generated, features_ND),
             "label_entropy": fidelity.entropy_share(self.encoder.labels(features_ND), len(self.names)),
             **self._control(generated, features_ND),
             **self._codes(asked, features_ND),
             **self._likeness(generated),
         }
 
-    def likelihood(self, nats: object) -> dict[str, float]:
+    def likelihood(self, nats: object) -> Foretold:
         """Nothing: a likelihood of pictures says little of how they look, and most families have none."""
-        return {}
+        return {}, {}
+
+    @cached_property
+    def _training_ND(self) -> Tensor:
+        """Features of the training side."""
+        return self.encoder.features(self.training)
+
+    def _memory(self, rows: Images, features_ND: Tensor) -> dict[str, float]:
+        """How much rows are like single training rows: in pixels, which copies share, and in features.
+
+        What is restored is nearer to held-out rows because it is made from them: that says nothing.
+        """
+        pixels, training = rows.pixels.flatten(1).cpu(), self.training.pixels.flatten(1)
+        told = {
+            "copied": _share_of(fidelity.copied(pixels, training)),
+            "authenticity": _share_of(fidelity.authentic(features_ND, self._training_ND)),
+        }
+        if self.encoder.spec.degrade is None and rows is not self.held_out:
+            told["nearer_train"] = _share_of(fidelity.nearer(pixels, training, self.held_out.pixels.flatten(1)))
+        return told
+
+    def evidence(self, generated: Images) -> dict[str, bytes]:
+        """The rows that look most like copies, worst first, each beside the training row that it is nearest to."""
+        suspicion_N, place_N = fidelity.suspicion(generated.pixels.flatten(1).cpu(), self.training.pixels.flatten(1))
+        worst = suspicion_N.argsort()[:PAIRS]
+        pairs = torch.stack([generated.pixels.cpu()[worst], self.training.pixels[place_N[worst]]], dim=1).flatten(0, 1)
+        return {"nearest.png": codec.grid(Images(pixels=pairs), columns=10)}
 
     def _control(self, generated: Images, features_ND: Tensor) -> dict[str, float]:
         """How well rows that were asked for by label show it, to a classifier of real rows and to one of their own.
@@ -163,7 +207,7 @@ class Reference:
             "fd": fidelity.frechet_distance(left_ND, right_ND),
             "kd": fidelity.kernel_distance(left_ND, right_ND),
             **fidelity.neighbourhoods(left_ND, right_ND),
-            "copied": float(fidelity.copied(self.held_out.pixels.flatten(1), self.training).float().mean()),
+            **self._memory(self.held_out, self.held_out_MD),
             "label_entropy": fidelity.entropy_share(self.encoder.labels(self.held_out_MD), len(self.names)),
             **({} if labels is None else {"label_accuracy": _share(self.encoder.labels(self.held_out_MD), labels)}),
         }
@@ -197,6 +241,10 @@ class _Rows:
 
 def _share(found_B: Tensor, wanted_B: Tensor) -> float:
     return float((found_B == wanted_B.cpu()).float().mean())
+
+
+def _share_of(flags_N: Tensor) -> float:
+    return float(flags_N.float().mean())
 
 
 def _all(split: Split) -> Images:

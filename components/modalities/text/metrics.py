@@ -1,9 +1,11 @@
 """The metrics of texts: how well a model foretells held-out ones, and what those that it writes are like.
 
-`bits_per_byte` compares across tokenizers, `bits_saved` against counting; `mauve` compares windows with held-out ones,
-where an extra is installed; the rest are shares in [0, 1].
+`bits_per_byte` compares across tokenizers, `bits_saved` against counting, `overfit` says how many fewer bits the
+training side takes; `mauve` compares windows with held-out ones, where an extra is installed; the rest are shares in
+[0, 1].
 """
 
+import json
 import math
 import re
 from collections import Counter
@@ -11,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from statistics import fmean
 from typing import Any, Literal, Self
 
 import torch
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from components import loading
 from components.controls import PublicControl
+from components.loading import Foretold
 from components.modalities.text import mauve
 from components.modalities.text.batch import Tokens
 from components.modalities.text.ngrams import Ngrams, Spans
@@ -28,6 +32,7 @@ from components.modalities.text.shards import Split
 DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "bits_per_byte": "lower",
     "bits_saved": "higher",
+    "overfit": "lower",
     "copied": "lower",
     "known_words": "higher",
     "distinct": "higher",
@@ -35,6 +40,9 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "repetition": "lower",
     "mauve": "higher",
 }
+GATES: Sequence[Mapping[str, Any]] = ()
+OF_ROWS = ()
+EVIDENCE = 12  # texts that are shown for what they copy
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
 WORDS = 2000  # of the texts together: the share of distinct pairs falls with their number
 TEXTS = 64  # that are held against each other
@@ -69,22 +77,40 @@ class Reference:
         windows = Tokens(generated.tokens[:, : self.held_out.spec.context])  # to be compared with windows
         return self._of_texts(self._texts(generated)) | _mauve(self._real, self._texts(windows))
 
-    def likelihood(self, nats: Nats) -> dict[str, float]:
-        """How well a model foretells the held-out side, in bits a byte: its text's, whatever the tokens are.
+    def likelihood(self, nats: Nats) -> Foretold:
+        """How well a model foretells the held-out side, and how much better as much of the training side."""
+        bits_B = self._bits(self.held_out, nats)
+        if bits_B is None:
+            return {}, {}
+        trained_B = self._bits(self.train, nats)
+        assert trained_B is not None
+        told = {"bits_per_byte": bits_B, "bits_saved": self._counted - bits_B, "overfit": bits_B.mean() - trained_B}
+        parts = {name: tuple(found_B.tolist()) for name, found_B in told.items()}
+        return {name: fmean(values) for name, values in parts.items()}, parts
 
-        Every row reads on through a part of the side; at most `ROWS` windows at the end of it are left out.
+    def _bits(self, side: Split, nats: Nats) -> Tensor | None:
+        """Bits a byte [B] of parts of a side, through which a row reads on each: of the text, whatever the tokens are.
+
+        At most `ROWS` windows at the end are left out, and of each part what is beyond the length of held-out ones.
         """
-        rows = min(ROWS, len(self.held_out))
-        total, memory = 0.0, None
-        for step in range(len(self.held_out) // rows):
-            told = nats(self.held_out.batch(loading.consecutive(len(self.held_out), step=step, size=rows)), memory)
+        rows = min(ROWS, len(side), len(self.held_out))
+        steps = min(len(side), len(self.held_out)) // rows
+        total_B, memory = torch.zeros(rows, dtype=torch.float64), None
+        for step in range(steps):
+            told = nats(side.batch(loading.consecutive(len(side), step=step, size=rows)), memory)
             if told is None:
-                return {}
+                return None
             nats_B, memory = told
-            total += float(nats_B.double().sum())
-        foretold = (step + 1) * rows * self.held_out.spec.context
-        bits = total / math.log(2) / foretold * (len(self.held_out.stream) - 1) / self.held_out.bytes
-        return {"bits_per_byte": bits, "bits_saved": self._counted - bits}
+            total_B += nats_B.double()
+        return total_B / math.log(2) / (steps * side.spec.context) * (len(side.stream) - 1) / side.bytes
+
+    def evidence(self, generated: Tokens) -> dict[str, bytes]:
+        """The texts with most in them that stands in the training side word for word, and where it stands."""
+        texts = self._texts(generated)
+        found = [(self._spans.found(text), text) for text in texts]
+        found.sort(key=lambda one: -sum(end - start for start, end in one[0]))
+        worst = [{"text": text, "copied": spans} for spans, text in found[:EVIDENCE] if spans]
+        return {"copied.json": json.dumps(worst, ensure_ascii=False).encode()}
 
     @cached_property
     def _real(self) -> list[str]:

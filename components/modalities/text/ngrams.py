@@ -101,6 +101,24 @@ class Spans:
         places = np.minimum(np.searchsorted(self.hashes, spans), len(self.hashes) - 1)
         return float((self.hashes[places] == spans).mean())
 
+    def found(self, text: str) -> list[tuple[int, int]]:
+        """Where in a text spans begin and end that stand here too, in characters; neighbours are joined."""
+        payload = text.encode()
+        spans = _hashes(payload)
+        if not len(spans) or not len(self.hashes):
+            return []
+        places = np.minimum(np.searchsorted(self.hashes, spans), len(self.hashes) - 1)
+        joined: list[list[int]] = []
+        for start in np.flatnonzero(self.hashes[places] == spans).tolist():
+            if joined and start <= joined[-1][1]:
+                joined[-1][1] = start + SPAN
+            else:
+                joined.append([start, start + SPAN])
+        return [
+            (len(payload[:start].decode(errors="ignore")), len(payload[:end].decode(errors="ignore")))
+            for start, end in joined
+        ]
+
 
 def _hashes(payload: bytes) -> np.ndarray:
     """A polynomial of the bytes of each span, modulo 2^64; numpy's whole numbers wrap as that needs."""

@@ -1,6 +1,8 @@
 """Metrics of sounds: planted faults move them, each its own, and the floor is where it should be."""
 
+import io
 import math
+import wave
 from itertools import pairwise
 from pathlib import Path
 
@@ -84,17 +86,32 @@ def test_a_planted_fault_is_seen(reference: metrics.Reference, good: Waves, plan
     assert after > 2 * before + 0.001
 
 
+def test_training_windows_themselves_are_seen_as_copies_and_shown(reference: metrics.Reference, good: Waves) -> None:
+    windows = reference.train.batch(torch.arange(4))
+    planted = Waves(torch.cat([windows.samples, good.samples]), torch.cat([windows.lengths, good.lengths]))
+    assert reference.measure(good)["copied"] == 0
+    assert reference.measure(planted)["copied"] == pytest.approx(4 / len(planted))
+    shown = reference.evidence(planted)
+    assert shown.keys() == {"nearest.png", "nearest.wav"}
+    with wave.open(io.BytesIO(shown["nearest.wav"])) as file:
+        heard = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    length, gap = round(SECONDS * RATE), RATE // 4
+    first, second = heard[:length], heard[length + gap : 2 * length + gap]
+    assert np.abs(first.astype(int) - second).max() <= 1
+
+
 def test_bits_are_counted_over_every_held_out_sample(reference: metrics.Reference) -> None:
     """A model that knows nothing needs eight bits for each of 256 classes."""
 
     def uniform(rows: Waves, memory: object) -> tuple[torch.Tensor, object]:
         return rows.lengths * math.log(CLASSES), memory
 
-    told = reference.likelihood(uniform)
+    told, parts = reference.likelihood(uniform)
+    assert parts["bits_per_sample"] == pytest.approx([told["bits_per_sample"]] * 16)
     assert told["bits_per_sample"] == pytest.approx(8)
     assert told["bits_saved"] == pytest.approx(reference.floor()["bits_per_sample"] - 8)
     assert 1 < reference.floor()["bits_per_sample"] < 6
-    assert reference.likelihood(lambda rows, memory: None) == {}
+    assert reference.likelihood(lambda rows, memory: None) == ({}, {})
 
 
 def test_windows_of_a_clip_are_read_in_their_order(reference: metrics.Reference) -> None:
@@ -106,6 +123,7 @@ def test_windows_of_a_clip_are_read_in_their_order(reference: metrics.Reference)
         return torch.ones(len(rows)), len(places)
 
     reference.likelihood(noted)
+    places = places[: len(places) // 2]  # the held-out side; then comes as much of the training side
     going_on = sum(int((after == before + 4000).sum()) for before, after in pairwise(places))
     assert going_on >= len(places[0]) * (len(places) - 1) // 2 - len(places)
 

@@ -1,12 +1,13 @@
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from components.controls import PublicControl
-from components.modalities.image import classifier, metrics
+from components.modalities.image import classifier, codec, metrics
 from components.modalities.image.batch import Images, ImageSpec
 
 SPEC = ImageSpec(channels=1, size=16, classes=("upper", "lower"))
@@ -42,7 +43,7 @@ def test_every_metric_has_a_direction_and_a_value(reference: metrics.Reference) 
     generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED, *metrics.OF_CODES}
     assert reference.measure(Images(bars.pixels, bars.labels)).keys() == generative
     assert reference.measure(Images(bars.pixels)).keys() == generative - {*metrics.OF_LABELS}
-    assert reference.floor().keys() == generative - {"cas"}
+    assert reference.floor().keys() == generative - {"cas", "nearer_train"}
 
 
 def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metrics.Reference) -> None:
@@ -50,7 +51,7 @@ def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metri
     good = reference.measure(Images(bars.pixels, bars.labels))
     bad = reference.measure(Images(torch.rand(256, 1, 16, 16) * 2 - 1, bars.labels))
     for name, direction in metrics.DIRECTIONS.items():
-        if name in (*metrics.OF_RESTORED, *metrics.OF_CODES):
+        if name in (*metrics.OF_RESTORED, *metrics.OF_CODES, "nearer_train", "authenticity"):  # noise is new
             continue
         sign = 1 if direction == "lower" else -1
         assert sign * good[name] <= sign * bad[name], name
@@ -94,6 +95,28 @@ def test_training_rows_themselves_are_seen_as_copies(reference: metrics.Referenc
     rows = Bars(256, seed=2).pixels
     rows[:13] = Bars(512, seed=0).pixels[:13]
     assert reference.measure(Images(rows))["copied"] == pytest.approx(13 / 256)
+
+
+def test_rows_beside_training_rows_are_less_authentic_and_nearer_to_them(reference: metrics.Reference) -> None:
+    fresh, known = Bars(256, seed=2).pixels, Bars(512, seed=0).pixels[:256]
+    noise = 0.01 * torch.randn(known.shape, generator=torch.Generator().manual_seed(0))
+    good, bad = (reference.measure(Images(pixels)) for pixels in (fresh, known + noise))
+    assert good["authenticity"] > reference.floor()["authenticity"] - 0.1
+    assert bad["authenticity"] < 0.2
+    assert abs(good["nearer_train"] - 0.5) < 0.1
+    assert bad["nearer_train"] > 0.75  # of 512 training rows half are among as many as there are held-out ones
+    swapped = reference.measure(Images(Bars(256, seed=1).pixels + noise))
+    assert swapped["nearer_train"] == 0
+
+
+def test_the_evidence_shows_the_worst_first_beside_what_it_is_like(reference: metrics.Reference) -> None:
+    pixels = Bars(64, seed=2).pixels
+    pixels[7] = Bars(512, seed=0).pixels[100]
+    sheet = np.array(Image.open(io.BytesIO(reference.evidence(Images(pixels))["nearest.png"])))
+    copy, original = sheet[2:34, 2:34], sheet[2:34, 36:68]  # pixels are twice as wide, two apart
+    assert (copy == original).all()
+    assert (copy[::2, ::2] == codec.to_bytes(pixels[7:8])[0, :, :, 0]).all()
+    assert (sheet[2:34, 70:102] != sheet[2:34, 104:136]).any()
 
 
 def test_a_generator_that_makes_one_class_only_loses_entropy_and_coverage(reference: metrics.Reference) -> None:
@@ -141,7 +164,7 @@ def test_restored_pictures_are_held_against_their_own_originals(restoring: metri
     assert found["near"]["psnr"] == pytest.approx(40, abs=0.01)
     assert found["near"]["ssim"] > 0.9
     assert max(found["given"]["psnr"], found["of another row"]["psnr"]) < 15
-    assert found["exact"].keys() == metrics.DIRECTIONS.keys() - {*metrics.OF_LABELS, *metrics.OF_CODES}
+    assert found["exact"].keys() == metrics.DIRECTIONS.keys() - {*metrics.OF_LABELS, *metrics.OF_CODES, "nearer_train"}
 
 
 def test_sheets_of_restored_pictures_show_what_was_given(restoring: metrics.Reference) -> None:
@@ -154,3 +177,4 @@ def test_a_metric_of_restored_pictures_lacks_a_degradation(restoring: metrics.Re
         assert told is not None and "{degrade: blur}" in told
         assert metrics.lacking(metric, controls=(), prepare={"degrade": "blur"}) is None
     assert metrics.lacking("fd", controls=(), prepare={}) is None
+    assert "restored" in str(metrics.lacking("nearer_train", controls=(), prepare={"degrade": "blur"}))

@@ -1,5 +1,6 @@
 """Metrics of texts: planted faults move them, and what counting says is what it should say."""
 
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -85,7 +86,8 @@ def test_a_model_that_knows_nothing_needs_eight_bits_a_byte_and_one_that_counts_
     def uniform(rows: Tokens, memory: object) -> tuple[torch.Tensor, object]:
         return torch.full((len(rows),), 64 * math.log(vocabulary)), memory
 
-    told = reference.likelihood(uniform)
+    told, parts = reference.likelihood(uniform)
+    assert parts["bits_per_byte"] == pytest.approx([told["bits_per_byte"]] * 16)
     stream, size = len(reference.held_out.stream) - 1, reference.held_out.bytes
     assert told["bits_per_byte"] == pytest.approx(math.log2(vocabulary) * stream / size, rel=1e-9)
     counted = reference.floor()["bits_per_byte"]
@@ -102,13 +104,39 @@ def test_a_state_is_handed_from_each_window_to_the_one_that_follows_it(reference
         return torch.ones(len(rows)), len(seen)
 
     reference.likelihood(noted)
-    assert [memory for _, memory in seen] == [None, *range(1, len(seen))]
-    for (before, _), (after, _) in pairwise(seen):
-        assert torch.equal(before + 64, after)
+    half = len(seen) // 2  # the held-out side, then as much of the training side
+    for begin in (0, half):
+        assert [memory for _, memory in seen[begin : begin + half]] == [None, *range(begin + 1, begin + half)]
+        for (before, _), (after, _) in pairwise(seen[begin : begin + half]):
+            assert torch.equal(before + 64, after)
+
+
+def test_sides_that_were_swapped_in_training_show_in_what_is_foretold(reference: metrics.Reference) -> None:
+    every = reference.held_out.batch(torch.arange(len(reference.held_out)))
+    held_out = {row.numpy().tobytes() for row in every.tokens}
+
+    def knows_held_out(rows: Tokens, memory: object) -> tuple[torch.Tensor, object]:
+        known = [row.numpy().tobytes() in held_out for row in rows.tokens]
+        return torch.tensor([1.0 if one else 2.0 for one in known]) * 64 * math.log(2), memory
+
+    told, parts = reference.likelihood(knows_held_out)
+    assert told["overfit"] == pytest.approx(-told["bits_per_byte"], rel=0.05)
+    assert len(parts["overfit"]) == 16
+
+
+def test_copied_spans_are_shown_where_they_stand(reference: metrics.Reference) -> None:
+    known = reference.train.texts()
+    one = next(iter(known))
+    text = "Ünheard: " + one[:80]
+    shown = json.loads(reference.evidence(tokens(text))["copied.json"])
+    (start, end), *more = shown[0]["copied"]
+    assert shown[0]["text"] == text and not more
+    assert text[start:end] in one and end - start >= 75
+    assert json.loads(reference.evidence(tokens("0123456789" * 12))["copied.json"]) == []
 
 
 def test_a_family_that_cannot_say_has_no_bits(reference: metrics.Reference) -> None:
-    assert reference.likelihood(lambda rows, memory: None) == {}
+    assert reference.likelihood(lambda rows, memory: None) == ({}, {})
 
 
 def test_counting_foretells_what_it_saw_and_is_sure_of_nothing_it_did_not() -> None:
@@ -147,9 +175,9 @@ def test_other_tokens_are_counted_over_the_same_bytes(reference: metrics.Referen
     def one_bit(rows: Tokens, memory: object) -> tuple[torch.Tensor, object]:
         return torch.full((len(rows),), 64 * math.log(2)), memory
 
-    bits = reference.likelihood(one_bit)["bits_per_byte"]
+    bits = reference.likelihood(one_bit)[0]["bits_per_byte"]
     longer = replace(reference, held_out=replace(reference.held_out, bytes=2 * reference.held_out.bytes))
-    assert longer.likelihood(one_bit)["bits_per_byte"] == pytest.approx(bits / 2)
+    assert longer.likelihood(one_bit)[0]["bits_per_byte"] == pytest.approx(bits / 2)
 
 
 def test_mauve_tells_other_words_apart_where_vectors_of_words_are_installed(

@@ -1,0 +1,34 @@
+"""What a gate may be about: the metrics of a modality, and what is known of every model that is to be served."""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+from pydantic import JsonValue
+
+from components import modalities
+
+OF_ALL: Mapping[str, Literal["lower", "higher"]] = {
+    "latency_ms": "lower",  # of one sample with the default controls, warm, where the recipe ran
+    "megabytes": "lower",  # of the bundle, 10^6 bytes
+    "alarms": "lower",  # of its training that the recipe did not let stop it
+}
+
+
+def directions(modality: str) -> Mapping[str, Literal["lower", "higher"]]:
+    """Every metric that a gate may name, and which way is better."""
+    own: Mapping[str, Literal["lower", "higher"]] = modalities.part(modality, "metrics").DIRECTIONS
+    return {**own, **OF_ALL}
+
+
+def of_rows(modality: str) -> Collection[str]:
+    """The metrics that are shares of generated rows, each of which is or is not of a kind: their noise is binomial."""
+    shares: Collection[str] = modalities.part(modality, "metrics").OF_ROWS
+    return shares
+
+
+def lacking(metric: str, *, modality: str, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
+    """What a recipe has to offer or prepare before such a metric can be measured; None where it lacks nothing."""
+    if metric in OF_ALL:
+        return None
+    told: str | None = modalities.part(modality, "metrics").lacking(metric, controls=controls, prepare=prepare)
+    return told
