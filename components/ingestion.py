@@ -102,6 +102,7 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
         count=sides.total(),
         classes=opened.classes.names,
         licence=str(card.get("licence") or card.get("license") or "unknown"),
+        about={name: str(card[name]) for name in ("title", "source", "consent") if card.get(name)},
     )
 
 

@@ -1,13 +1,15 @@
-"""The model card of a Bento, as Markdown: what it is, where it comes from, how good it is, how to call it, its limits.
+"""The model card, as Markdown: what a model is, where it comes from, how good it is, how to call it, its limits.
 
-Everything in it is read from the version, its verdict and its bundle.
+`text` is the README of a Bento; `review` is what stands beside a version in MLflow for the person who may promote it.
+Everything in them is read from the version, its verdict, its bundle and the card of its data.
 """
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from components.records import Verdict
+from components.records import Check, Dataset, Verdict
 
 if TYPE_CHECKING:
     from components.ledger import Version
@@ -38,6 +40,55 @@ def text(version: "Version", verdict: Verdict, bundle: Path, *, licence: str | N
         "## Limits\n\n" + _limits(verdict, model, endpoint),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def review(verdict: Verdict, dataset: Dataset, *, among: int, begun: str | None) -> str:
+    """What a reviewer reads before a version becomes champion: its gates, its numbers, its data, its limits.
+
+    MLflow's lists show the first words as they are written, and its pages set tables without room between the cells.
+    """
+    held = sum(check.passed for check in verdict.checks)
+    kind = verdict.family if verdict.candidate == verdict.family else f"{verdict.candidate} ({verdict.family})"
+    parts = [
+        f"{kind}: {held} of {len(verdict.checks)} gates hold; the best of {among} candidates.",
+        "**Gates**, each with the interval that decides it",
+        "\n".join(_gate(check) for check in verdict.checks),
+        f"**Numbers**: means over {len(verdict.scores.seeds)} seeds of {verdict.scores.samples} samples",
+        "\n".join(
+            f"- {name} {fmean(values):.4g}" + (f", real rows {real:.4g}" if real is not None else "")
+            for name, values in verdict.scores.values.items()
+            for real in (verdict.scores.floor.get(name),)
+        ),
+        "**Data**",
+        "\n".join(f"- {name}: {value}" for name, value in _of_data(dataset, begun).items()),
+        "**Limits**",
+        "\n".join(
+            [
+                "- The gates measured what is named above and nothing else; what data leave out, models do too.",
+                *_encoded(verdict.scores.encoder),
+                "- The artifact report.html of its run shows its samples, what looks most like a copy, and its curves.",
+            ]
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def _gate(check: Check) -> str:
+    outcome = ("holds" if check.passed else "fails") + (f" ({check.reason})" if check.reason else "")
+    return f"- **{check.gate}** {outcome}: {check.value:.4g}, between {check.low:.4g} and {check.high:.4g}"
+
+
+def _of_data(dataset: Dataset, begun: str | None) -> dict[str, str]:
+    commit = f", commit {dataset.commit}" if dataset.commit else ""
+    return {
+        "what": dataset.about.get("title", dataset.source),
+        "rows": f"{dataset.count:,}",
+        "licence": dataset.licence,
+        "consent": dataset.about.get("consent", "its card says nothing of it"),
+        "from": dataset.about.get("source", "its card says nothing of it"),
+        "version": f"{dataset.source} {dataset.version}{commit}",
+        **({"went on from": begun} if begun else {}),
+    }
 
 
 def _facts(version: "Version", bundle: Path, licence: str | None, begun: str | None) -> list[tuple[str, str]]:

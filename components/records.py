@@ -45,6 +45,8 @@ class Dataset(Record):
     count: int
     classes: tuple[str, ...]  # the names of the labels, in order; empty where there are none
     licence: str
+    # what else its card says: title, source, consent; left out where it says nothing
+    about: dict[str, str] = Field({}, exclude_if=lambda about: not about)
 
 
 class Validated(Record):

@@ -247,7 +247,10 @@ def _data(shards: Shards) -> str:
     validated = shards.validated
     sides = {name.replace("_", " "): f"{count:,} rows" for name, count in validated.accepted.items()}
     kept_out = {reason: f"{count:,} rows" for reason, count in validated.rejected.items()}
-    facts = {"source": validated.dataset.source, "licence": validated.dataset.licence, **sides}
+    dataset = validated.dataset
+    told = {"from": dataset.about["source"]} if "source" in dataset.about else {}
+    said = {name: dataset.about[name] for name in ("title", "consent") if name in dataset.about}
+    facts = {"source": dataset.source, **said, "licence": dataset.licence, **told, **sides}
     quarantine = _list(kept_out) if kept_out else '<p class="dim">No row was put into quarantine.</p>'
     return f"{_list(facts)}<h3>Quarantine</h3>{quarantine}"
 

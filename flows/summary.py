@@ -88,22 +88,6 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def description(verdict: Verdict, *, among: int) -> str:
-    """What a reviewer reads in MLflow beside a version, as Markdown: its gates, their values and intervals.
-
-    Its lists show the first words as they are written, and its pages set tables without room between the cells.
-    """
-    held = sum(check.passed for check in verdict.checks)
-    kind = verdict.family if verdict.candidate == verdict.family else f"{verdict.candidate} ({verdict.family})"
-    lines = [f"{kind}: {held} of {len(verdict.checks)} gates hold; the best of {among} candidates.", ""]
-    for check in verdict.checks:
-        outcome = ("holds" if check.passed else "fails") + (f" ({check.reason})" if check.reason else "")
-        lines.append(f"- **{check.gate}** {outcome}: {check.value:.4g}, between {check.low:.4g} and {check.high:.4g}")
-    samples, seeds = verdict.scores.samples, len(verdict.scores.seeds)
-    real = ", ".join(f"{name} {value:.3g}" for name, value in verdict.scores.floor.items())
-    return "\n".join([*lines, "", f"Means over {seeds} seeds of {samples} samples. Real data against itself: {real}."])
-
-
 def publish(page: Artifact, verdicts: Sequence[Verdict], place: Workspace) -> None:
     """The page of a run and the sheets on it, out of the store into one folder of the workspace, named by the model."""
     store, folder = Store(place.store), place.reports / verdicts[0].model

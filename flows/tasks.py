@@ -437,7 +437,7 @@ def register(
     recipe: Recipe,
     workspace: Workspace,
 ) -> Registered:
-    from components import registration
+    from components import model_card, registration
     from components.ledger import Ledger
 
     ledger = Ledger(workspace.ledger_url)
@@ -451,8 +451,10 @@ def register(
         ledger=ledger,
         tags=_lineage(dataset, recipe)
         | {"licence": dataset.licence}
-        | ({"init": beginnings[winner.candidate].name} if winner.candidate in beginnings else {}),
-        description=summary.description(winner, among=len(recipe.candidates)),
+        | ({} if (begun := _begun_name(winner, beginnings)) is None else {"init": begun}),
+        description=model_card.review(
+            winner, dataset, among=len(recipe.candidates), begun=_begun_name(winner, beginnings)
+        ),
         pointers=pointers,
         promotion=recipe.promotion,
     )
@@ -491,6 +493,11 @@ def outcome(tried: Sequence[Tried], validated: Validated, registered: Registered
     """What the run came to."""
     verdicts = tuple(verdict for _, verdict, _, _ in tried)
     return Outcome(verdicts=verdicts, validated=validated, registered=registered, package=package)
+
+
+def _begun_name(winner: Verdict, beginnings: Mapping[str, Beginning]) -> str | None:
+    """The version that a candidate went on from, as "shakespeare@3"."""
+    return beginnings[winner.candidate].name if winner.candidate in beginnings else None
 
 
 def _family(bundle: Artifact, workspace: Workspace) -> str:

@@ -19,12 +19,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, Page, expect
 
-from components import registration
+from components import model_card, registration
 from components.ledger import Ledger
 from components.recipe import Promotion
-from components.records import Pointer
+from components.records import Artifact, Dataset, Pointer
 from components.store import Store
-from flows import champions, summary
+from flows import champions
 from flows.workspace import Workspace
 from tests.browser.mlflow_ui import move_alias, open_version
 from tests.browser.stage import NEEDS_CHROMIUM
@@ -97,13 +97,19 @@ class Asking:
         return [answer for answer in self.answers if answer[1] != 200]
 
 
+DATA = Dataset(
+    source="data/fashion", version="md5:d.dir", commit="0123abc", rows=Artifact(kind="rows", digest="sha256:r"),
+    count=12_000, classes=(), licence="MIT", about={"title": "Fashion-MNIST, every fifth picture"},
+)  # fmt: skip
+
+
 def register(place: Workspace, makes: Place, seeds: tuple[int, ...]) -> None:
     """A version of each seed as runs register them: registered, packaged, appointed; packaged side by side."""
     ledger, verdicts = Ledger(place.ledger_url), [makes.verdict(MODEL, seed=seed) for seed in seeds]
     registered = [
         registration.register(
             verdict, Store(place.store).path(verdict.bundle), tracking_uri=place.tracking_uri, run=makes.run(MODEL),
-            ledger=ledger, description=summary.description(verdict, among=2), promotion=Promotion(),
+            ledger=ledger, description=model_card.review(verdict, DATA, among=2, begun=None), promotion=Promotion(),
             tags={"data": "md5:d.dir", "commit": "0123abc", "recipe": "sha256:r", "flow_run": "f-1", "licence": "MIT"},
             pointers=[Pointer(kind="bundle", digest=verdict.bundle.digest, dvc="md5:b.dir")],
         )
