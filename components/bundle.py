@@ -15,6 +15,7 @@ from pydantic import Field
 from components.contract import BUNDLE_FORMAT, Strict
 from components.controls import PublicControl
 from components.errors import AtelierError
+from components.moderation import Moderation
 from components.records import Artifact
 from components.store import Store
 
@@ -26,6 +27,8 @@ class EndpointCard(Strict):
     controls: dict[str, PublicControl] = {}
     max_samples: int = Field(16, ge=1)
     latency_ms: int = Field(500, ge=1)  # what a request may wait in the queue; one that would wait longer is refused
+    # left out where it is the default: bundles that were made before stay what they are
+    moderation: Moderation = Field(Moderation(), exclude_if=lambda policy: policy == Moderation())
 
 
 class ModelCard(Strict):

@@ -24,7 +24,7 @@ def evaluate(
     `encoder` is None for a modality that measures without one.
     """
     _refuse_other_shape(bundle, shards, store)
-    reference = _reference(shards, encoder, modality=modality, store=store)
+    reference = reference_of(shards, encoder, modality=modality, store=store)
     endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
     asked = reference.requests(endpoint.card.controls)
     given = reference.given(settings.samples)
@@ -121,7 +121,8 @@ def draw(
     return endpoint.sample([loading.seed_of(seed, "sample", i) for i in range(count)], requests, given)
 
 
-def _reference(shards: Shards, encoder: Artifact | None, *, modality: str, store: Store) -> Any:
+def reference_of(shards: Shards, encoder: Artifact | None, *, modality: str, store: Store) -> Any:
+    """What samples are held against, as the metrics of the modality have it."""
     part = modalities.part(modality, "shards")
     directory = store.path(shards.shards)
     return modalities.part(modality, "metrics").Reference.of(

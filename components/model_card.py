@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from components.moderation import Moderation
 from components.records import Check, Dataset, Verdict
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ SETTINGS = {
     "ATELIER_SIGNING_KEY": "private Ed25519 key in PEM that signs every sample; unsigned without it",
     "ATELIER_JOURNAL": "SQLite file that records who asked for what, and the feedback; none without it",
     "ATELIER_DRAIN_SECONDS": "seconds between turning unready and refusing connections; 0 by default",
+    "ATELIER_BLOCK_LISTS": "JSON of words by team that are neither taken nor answered; `*` is every team",
     "ATELIER_LOG_PROMPTS": "1 to write prompts into the log; never by default",
     "ATELIER_RELEASE": "another release record than the one inside",
 }
@@ -173,8 +175,19 @@ def _limits(verdict: Verdict, model: dict[str, Any], endpoint: dict[str, Any]) -
             f"- At most {endpoint.get('max_samples', 16)} samples a request.",
             "- Its gates measured what is named above and nothing else. What the data leave out, so does it.",
             *_encoded(verdict.scores.encoder),
-            "- Nothing filters what it generates.",
+            f"- {_moderated(model, endpoint)}",
         ]
+    )
+
+
+def _moderated(model: dict[str, Any], endpoint: dict[str, Any]) -> str:
+    """What is done about what it is asked and answers."""
+    if model["modality"] != "text":
+        return "Nothing filters what it generates; text that it is given is checked."
+    policy = Moderation.model_validate(endpoint.get("moderation", {}))
+    return (
+        f"Texts that it is given and makes are checked: profanity, {policy.profanity}; personal data, "
+        f"{policy.personal_data}; {len(policy.words)} words are blocked besides. No list knows everything."
     )
 
 

@@ -12,6 +12,7 @@ from components import families, measures, modalities, sources
 from components.contract import Strict
 from components.controls import PublicControl
 from components.errors import AtelierError
+from components.moderation import Moderation
 from components.sources.urls import is_url, shown
 from components.spelling import unknown
 
@@ -175,6 +176,7 @@ class Recipe(Strict):
     controls: dict[str, PublicControl] = {}
     promotion: Promotion = Promotion()
     serve: Serve = Serve()
+    moderation: Moderation = Moderation()
     schedule: Schedule | None = None
 
 

@@ -17,7 +17,7 @@ from components.store import digest_of
 
 __all__ = ["Batch", "Ending", "Endpoint", "Writing", "join", "load"]
 
-Ending = Literal["stop", "length"]  # the model ended the sample, or its last token was reached
+Ending = Literal["stop", "length", "content_filter"]  # the model ended the sample; its last token; what is blocked
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,7 @@ def _code(candidate: Candidate, recipe: Recipe) -> list[str]:
         "model": recipe.model,
         "controls": recipe.controls,
         "serve": recipe.serve,
+        "moderation": recipe.moderation,
     },
     reaches=lambda name, trained, recipe, workspace: ["components.bundle"],
 )
@@ -238,6 +239,7 @@ def bundle(name: str, trained: Trained, recipe: Recipe, workspace: Workspace) ->
         controls=recipe.controls,
         max_samples=recipe.serve.max_samples,
         latency_ms=recipe.serve.latency_ms,
+        moderation=recipe.moderation,
     )
     return bundles.assemble(trained.weights, card, store_of(workspace))
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
 from components import provenance
-from serving import errors, generation
+from serving import errors, generation, moderation
 from serving.batching import Busy
 from serving.errors import Gone, Refusal
 from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE, parts_of
@@ -88,7 +88,7 @@ class Choice(BaseModel):
 
     index: int
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
     logprobs: None = None
     seed: int
     manifest: dict[str, Any]
@@ -126,6 +126,10 @@ class Texts:
         count = self.each * len(asked.prompts)
         self.seeds = generation.seeds_of(resident, seed=asked.seed, seeds=None, n=count)
         by_prompt = [_controls(resident, asked, prompt) for prompt in asked.prompts]
+        for controls in by_prompt:
+            moderation.check_asked(request, resident, controls)
+        self.watched = moderation.watch(request, resident)
+        heeded = self.watched if self.watched.blocks else None
         self.controls = [by_prompt[index // self.each] for index in range(count)]
         self.texts = [""] * count
         self._told: asyncio.Queue[Told] = asyncio.Queue()
@@ -139,7 +143,7 @@ class Texts:
 
         name = (resident.model, resident.version)
         self.streams = [
-            Stream(name, resident.endpoint, seed, controls, teller(index), asked.stops)
+            Stream(name, resident.endpoint, seed, controls, teller(index), asked.stops, heeded)
             for index, (seed, controls) in enumerate(zip(self.seeds, self.controls, strict=True))
         ]
 
@@ -177,8 +181,16 @@ class Texts:
                 asked, begun = self.streams[index].asked, self.streams[index].begun
                 self.request.state.note.update(queued=begun - asked, first=time.monotonic() - asked)
             self.texts[index] += piece
-            left -= ending is not None
+            if ending is not None:
+                left -= 1
+                self._note(index)
             yield index, piece, ending
+
+    def _note(self, index: int) -> None:
+        """Note what a whole text holds, and what it was cut off before."""
+        moderation.tell(self.request, self.watched, "answer", self.texts[index])
+        if kind := self.streams[index].blocked:
+            moderation.note(self.request, "answer", kind, "block")
 
     def manifest(self, index: int) -> dict[str, Any]:
         """Where a whole text comes from."""

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 
 from components import provenance
 from components.errors import AtelierError
-from serving import errors
+from serving import errors, moderation
 from serving.batching import Busy, Job
 from serving.errors import Gone, Refusal
 from serving.keys import Caller
@@ -242,6 +242,7 @@ async def generate(
 
     `given` holds what each sample is made from, where the model edits.
     """
+    moderation.check_asked(request, resident, controls)
     parts = parts_of(request)
     manifests: dict[int, dict[str, Any]] = {}
     traced: dict[str, Any] = {"model": resident.model, "version": resident.version, "digest": resident.served.digest}
@@ -270,6 +271,8 @@ async def generate(
         ) from None  # fmt: skip
     request.state.note.update(traced | {"seeds": tuple(seeds), "controls": controls})
     samples = await _made(request, parts, job)
+    if resident.endpoint.modality == "text":
+        moderation.check_answer(request, resident, [sample.decode() for sample in samples])
     request.state.note["queued"] = job.begun - job.asked
     return Samples(errors.request_id(request), resident, seeds, samples, manifests)
 

@@ -49,6 +49,7 @@ class Entry:
     controls: Mapping[str, Any] = field(default_factory=dict)
     queued: float = 0.0
     first: float = 0.0  # seconds in the queue and until the first piece, where samples are made piece by piece
+    moderated: Sequence[tuple[str, str, str]] = ()  # where, what, and what was done about it
     time: float = field(default_factory=time.time)
 
     @property

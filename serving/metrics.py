@@ -46,6 +46,12 @@ class Metrics:
         self._samples = Counter(
             "atelier_samples", "Samples handed over; their rate is samples per second.", WHOSE, registry=registry
         )
+        self._moderated = Counter(
+            "atelier_moderated",
+            "Kinds of content that requests and answers held, and what was done about it.",
+            (*WHOSE, "where", "kind", "action"),
+            registry=registry,
+        )
         self._batches = Histogram(
             "atelier_batch_samples",
             "Samples that shared a forward pass.",
@@ -65,6 +71,8 @@ class Metrics:
         """Count one request."""
         whose = (entry.model, entry.version, entry.team)
         self._requests.labels(*whose, entry.route, str(entry.status)).inc()
+        for told in entry.moderated:
+            self._moderated.labels(*whose, *told).inc()
         if entry.samples:
             self._latency.labels(*whose).observe(entry.seconds)
             self._queued.labels(*whose).observe(entry.queued)

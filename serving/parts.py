@@ -1,6 +1,7 @@
 """What the routes work with, put together once when the service starts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from serving.batching import Batcher
@@ -25,3 +26,4 @@ class Parts:
     metrics: Metrics
     replies: Replies
     signer: "Signer | None" = None
+    blocked: Mapping[str, frozenset[str]] = field(default_factory=dict)  # words, by team

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from components.errors import AtelierError
-from serving import connections, routes
+from serving import connections, moderation, routes
 from serving import release as releases
 from serving.batching import Batcher
 from serving.journal import Journal
@@ -65,6 +65,7 @@ class Generator:
             metrics=metrics,
             replies=Replies(),
             signer=_signer(settings.signing_key),
+            blocked=moderation.lists(settings.block_lists),
         )
         _refuse_open_door(self.parts.keys)
         if settings.live:

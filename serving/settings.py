@@ -21,6 +21,7 @@ class Settings:
     journal: Path | None = None
     drain_seconds: float = 0.0  # between turning unready and refusing connections, for a balancer to notice
     log_prompts: bool = False
+    block_lists: Path | None = None  # words that teams have blocked
 
     @classmethod
     def of_environment(cls) -> Self:
@@ -39,6 +40,7 @@ class Settings:
             signing_key=_path("ATELIER_SIGNING_KEY"),
             journal=_path("ATELIER_JOURNAL"),
             drain_seconds=seconds,
+            block_lists=_path("ATELIER_BLOCK_LISTS"),
             log_prompts=os.environ.get("ATELIER_LOG_PROMPTS", "") not in ("", "0", "false"),
         )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch comes with it
+    from components.moderation import Watch
     from components.sampling import Ending, Endpoint, Writing
 
 LOG = logging.getLogger("atelier.serving")
@@ -35,10 +36,12 @@ class Stream:
     controls: Mapping[str, Any]
     tell: "Callable[[str, Ending | Exception | None], None]"
     stops: Sequence[str] = ()  # strings before which it ends
+    watch: "Watch | None" = None  # what it may not hold: it ends before that too
     asked: float = field(default_factory=time.monotonic)
     begun: float = 0.0  # when it got its slot
     cancelled: bool = False
-    held: str = ""  # what may yet turn out to begin a stop string
+    held: str = ""  # what may yet turn out to begin a stop string, or something that is blocked
+    blocked: str = ""  # what kind of thing it ended before
     tokens: int = 0
 
     def take(self, piece: str, ending: "Ending | None") -> "Ending | None":
@@ -47,19 +50,23 @@ class Stream:
         text = self.held + piece
         found = min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=-1)
         if found >= 0:
-            self.tell(text[:found], "stop")
-            return "stop"
+            text, ending = text[:found], "stop"
         keep = 0 if ending else self._open(text)
-        self.held = text[len(text) - keep :]
-        self.tell(text[: len(text) - keep], ending)
+        sure = len(text) - keep
+        unwanted = None if self.watch is None else self.watch.blocked(text)
+        if unwanted is not None and unwanted.start < sure:
+            self.blocked, ending = unwanted.kind, "content_filter"
+            sure = unwanted.start
+        self.held = text[sure:]
+        self.tell(text[:sure], ending)
         return ending
 
     def _open(self, text: str) -> int:
-        """How many characters at the end of a text may begin a stop string."""
-        sizes = (
+        """How many characters at the end of a text may begin a stop string, or something that is blocked."""
+        sizes = [
             n for stop in self.stops for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])
-        )
-        return max(sizes, default=0)
+        ]
+        return max([*sizes, 0 if self.watch is None else len(text) - self.watch.still_open(text)])
 
 
 @dataclass(slots=True)

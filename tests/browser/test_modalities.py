@@ -121,6 +121,13 @@ def test_text_that_streams_is_shown_as_it_comes_and_its_failure_told(watched: Wa
     generate(page, seed="3", count="1")
     assert page.locator("figure pre").all_inner_texts() == ["All the world’s\na stage"]
     expect(page.locator(".row h3")).to_contain_text("lines version 1")
+    blocked = {"choices": [{"index": 0, "text": "", "finish_reason": "content_filter"}]}
+    page.unroute("**/v1/completions")
+    page.route("**/v1/completions", lambda route: send(route, [blocked]))
+    generate(page)
+    expect(page.locator("figure pre").first).to_have_text(
+        "All the world’s\na stage [cut off before what is blocked here]"
+    )
     failure = {"error": {"message": "the model stopped in the middle"}}
     page.unroute("**/v1/completions")
     page.route("**/v1/completions", lambda route: send(route, [failure]))

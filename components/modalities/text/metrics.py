@@ -23,7 +23,7 @@ from torch import Tensor
 from components import loading
 from components.controls import PublicControl
 from components.loading import Foretold
-from components.modalities.text import mauve
+from components.modalities.text import content, mauve
 from components.modalities.text.batch import Tokens
 from components.modalities.text.ngrams import Ngrams, Spans
 from components.modalities.text.rows import WORD
@@ -38,10 +38,12 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "distinct": "higher",
     "self_bleu": "lower",
     "repetition": "lower",
+    "profane": "lower",
+    "personal": "lower",
     "mauve": "higher",
 }
 GATES: Sequence[Mapping[str, Any]] = ()
-OF_ROWS = ()
+OF_ROWS = ("personal",)
 EVIDENCE = 12  # texts that are shown for what they copy
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
 WORDS = 2000  # of the texts together: the share of distinct pairs falls with their number
@@ -139,6 +141,8 @@ class Reference:
             "known_words": _share(word in self._words for one in words for word in one[:-1]),  # the last may be cut
             "distinct": _distinct(every[:WORDS]),
             "self_bleu": self_bleu(words[:TEXTS]),
+            "profane": fmean(map(content.profane_share, texts)),
+            "personal": _share(any(one.kind == "personal_data" for one in content.found(text)) for text in texts),
             "repetition": _share(known for one in words for known in _repeated(one)),
         }
 

@@ -6,11 +6,12 @@ import unicodedata
 import zlib
 from collections import Counter
 from functools import lru_cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from components.modalities.text import content
 
 FACTS = pa.schema(
     [
@@ -43,13 +44,7 @@ MINIMA = 3
 WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
 
 
-PLAIN = re.compile(r"[^\W\d_]+")
 TOLD = 2000  # characters by which a language is told
-ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
-PHONE = re.compile(
-    r"(?<![\w+])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,11}|\(?\d{3}\)?[ .-]\d{3}[.-]\d{4})(?!\w)"
-)
-CARD = re.compile(r"(?<!\d)(?<!\d[.-])\d(?:[ -]?\d){12,18}(?![.-]?\d)")
 
 
 def facts(payload: bytes) -> dict[str, Any]:
@@ -101,10 +96,10 @@ def _of_text(text: str) -> dict[str, Any]:
         "letter_share": sum(letters.values()) / max(visible, 1),
         "script": _script(letters),
         "language": _language(text[:TOLD]) if letters else None,
-        "profane_share": _profane_share(text),
-        "addresses": len(ADDRESS.findall(text)) if "@" in text else 0,
-        "phones": len(PHONE.findall(text)),
-        "cards": sum(_checks(found.group()) for found in CARD.finditer(text)),
+        "profane_share": content.profane_share(text),
+        "addresses": len(content.ADDRESS.findall(text)) if "@" in text else 0,
+        "phones": len(content.PHONE.findall(text)),
+        "cards": sum(content.is_card(found.group()) for found in content.CARD.finditer(text)),
         "near_hash": near_hash(text),
     }
 
@@ -114,25 +109,6 @@ def _language(text: str) -> str:
 
     language: str = classify(text)[0]
     return language
-
-
-def _profane_share(text: str) -> float:
-    words = PLAIN.findall(text.lower())
-    profane = _profane()
-    return sum(word in profane for word in words) / max(len(words), 1)
-
-
-@lru_cache(maxsize=1)
-def _profane() -> frozenset[str]:
-    listed = resources.files("better_profanity").joinpath("profanity_wordlist.txt").read_text("utf-8")
-    return frozenset(line.strip().lower() for line in listed.splitlines())
-
-
-def _checks(number: str) -> bool:
-    """Whether the last digit of a number is the check digit of the others (Luhn, US patent 2,950,048)."""
-    digits = [int(digit) for digit in number if digit.isdigit()][::-1]
-    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
-    return (sum(digits[::2]) + sum(doubled)) % 10 == 0 and len(set(digits)) > 1
 
 
 def _script(letters: dict[str, int]) -> str | None:

@@ -1,0 +1,58 @@
+"""What a model may not be asked, and may not answer: the policy of its recipe and the lists of those who call it.
+
+The same checks judge what a model generates before it is registered, and each request and answer when it is served.
+What is counted is told, and what is blocked is refused or cut off with the reason: nothing is dropped in silence.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.contract import Strict
+from components.modalities.text import content
+from components.modalities.text.content import Found
+
+Action = Literal["off", "count", "block"]
+Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+
+
+class Moderation(Strict):
+    """What is done about texts of each kind; `words` are blocked besides, whole and without regard to case."""
+
+    profanity: Action = "count"  # words on the list of better-profanity
+    personal_data: Action = "count"  # e-mail addresses, phone numbers, payment cards
+    words: tuple[Word, ...] = Field((), max_length=10_000)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A policy, and more words that whoever asks has blocked."""
+
+    policy: Moderation
+    words: Collection[str] = ()
+
+    def found(self, text: str) -> list[Found]:
+        """All that the policy counts or blocks."""
+        every = content.found(text, {*self.policy.words, *self.words})
+        return [one for one in every if self.action(one.kind) != "off"]
+
+    def blocked(self, text: str) -> Found | None:
+        """The first thing that is blocked; None where nothing is."""
+        return next((one for one in self.found(text) if self.action(one.kind) == "block"), None)
+
+    def action(self, kind: str) -> Action:
+        if kind == "words":
+            return "block"
+        action: Action = getattr(self.policy, kind)
+        return action
+
+    @property
+    def blocks(self) -> bool:
+        """Whether there is anything that it would block."""
+        return bool(self.policy.words or self.words) or "block" in (self.policy.profanity, self.policy.personal_data)
+
+    def still_open(self, text: str) -> int:
+        """Where in a text begins what more characters may turn into something else; its length where nothing may."""
+        return content.still_open(text, {*self.policy.words, *self.words})
