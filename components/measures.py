@@ -21,7 +21,7 @@ def directions(modality: str) -> Mapping[str, Literal["lower", "higher"]]:
 
 
 def of_rows(modality: str) -> Collection[str]:
-    """The metrics that are shares of generated rows, each of which is or is not of a kind: their noise is binomial."""
+    """The metrics that are shares of generated rows, or of something in each: their noise is binomial at most."""
     shares: Collection[str] = modalities.part(modality, "metrics").OF_ROWS
     return shares
 

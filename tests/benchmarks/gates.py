@@ -125,11 +125,7 @@ def main() -> None:
 
 def _models(name: str, settings: tuple[str, ...]) -> Iterator[Model]:
     """Every candidate of a recipe that was run, whatever its verdict."""
-    given = [part for setting in settings for part in ("--set", setting)]
-    environment = {**os.environ, "ATELIER_WORKSPACE": str(WORKSPACE)}
-    command = [str(Path(sys.executable).parent / "atelier"), "run", name, "--json", *given]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=False)
-    (told,) = json.loads(done.stdout)["runs"]
+    told = _run_before(name) or _run(name, settings)
     if "verdicts" not in told:
         raise AtelierError(f"the recipe {name} came to no verdict: {told['error']}")
     recipe, store = recipes.load(ROOT / "flows" / "recipes" / f"{name}.yaml", settings), Store(WORKSPACE / "store")
@@ -139,6 +135,24 @@ def _models(name: str, settings: tuple[str, ...]) -> Iterator[Model]:
         digest = verdict.scores.encoder
         encoder = None if digest is None else Artifact(kind="encoder", digest=digest)
         yield Model(recipe, f"{name}/{verdict.candidate}", verdict.bundle, shards, encoder, store)
+
+
+def _run_before(name: str) -> dict[str, Any] | None:
+    """The newest run of a recipe in the workspace that came to a verdict."""
+    for record in sorted((WORKSPACE / "records").glob(f"*-{name}-*.json"), reverse=True):
+        told: dict[str, Any] = json.loads(record.read_text())
+        if "verdicts" in told and Path(told["recipe"]).stem == name:
+            return told
+    return None
+
+
+def _run(name: str, settings: tuple[str, ...]) -> dict[str, Any]:
+    given = [part for setting in settings for part in ("--set", setting)]
+    environment = {**os.environ, "ATELIER_WORKSPACE": str(WORKSPACE)}
+    command = [str(Path(sys.executable).parent / "atelier"), "run", name, "--json", *given]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=False)
+    (told,) = json.loads(done.stdout)["runs"]
+    return dict(told)
 
 
 def _shards(recipe: Recipe, store: Store) -> Shards:

@@ -34,6 +34,7 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "label_entropy": "higher",
     "label_accuracy": "higher",
     "cas": "higher",
+    "augmentation_gain": "higher",
     "code_accuracy": "higher",
     "psnr": "higher",
     "ssim": "higher",
@@ -47,7 +48,7 @@ GATES: Sequence[Mapping[str, Any]] = (
     {"metric": "label_entropy", "at_least": 0.6},
 )
 OF_ROWS = ("precision", "copied", "authenticity", "nearer_train", "label_accuracy")
-OF_LABELS, OF_CODES, OF_RESTORED = ("label_accuracy", "cas"), ("code_accuracy",), ("psnr", "ssim")
+OF_LABELS, OF_CODES, OF_RESTORED = ("label_accuracy", "cas", "augmentation_gain"), ("code_accuracy",), ("psnr", "ssim")
 DECIBELS_AT_MOST = (
     60.0  # of one row: more is below what eight bits tell apart, and a row without error has infinitely many
 )
@@ -144,16 +145,39 @@ class Reference:
         """How well rows that were asked for by label show it, to a classifier of real rows and to one of their own.
 
         `cas` is the classification accuracy score (Ravuri and Vinyals, 2019, arXiv:1905.10887): a classifier that
-        saw generated rows only, tested on the held-out ones.
+        saw generated rows only, tested on the held-out ones. `augmentation_gain` is how much more of those one knows
+        that saw as many real rows and the generated ones than one that saw those real rows alone.
         """
-        if generated.labels is None or self.held_out.labels is None:
+        if generated.labels is None or self.held_out.labels is None or self.training.labels is None:
             return {}
-        taught = fit(_Rows(generated), self.encoder.spec, seed=0)
-        found_M = taught.labels(taught.features(self.held_out))
+        few_N = self._order[: len(generated)]
+        both = Images(
+            torch.cat([self.training.pixels[few_N], generated.pixels.cpu()]),
+            torch.cat([self.training.labels[few_N], generated.labels.cpu()]),
+        )
+        if len(few_N) not in self._known_by_few:
+            self._known_by_few[len(few_N)] = self._taught(self.training.rows(few_N))
         return {
             "label_accuracy": _share(self.encoder.labels(features_ND), generated.labels),
-            "cas": _share(found_M, self.held_out.labels),
+            "cas": self._taught(generated),
+            "augmentation_gain": self._taught(both) - self._known_by_few[len(few_N)],
         }
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """The training rows by lot, with a fixed seed."""
+        return torch.randperm(len(self.training), generator=torch.Generator().manual_seed(0))
+
+    @cached_property
+    def _known_by_few(self) -> dict[int, float]:
+        """What classifiers of so many training rows alone know of the held-out ones, once each."""
+        return {}
+
+    def _taught(self, rows: Images) -> float:
+        """The share of held-out rows that a classifier of these rows knows."""
+        assert self.held_out.labels is not None
+        classifier = fit(_Rows(rows), self.encoder.spec, seed=0)
+        return _share(classifier.labels(classifier.features(self.held_out)), self.held_out.labels)
 
     def _codes(self, asked: Requests, features_ND: Tensor) -> dict[str, float]:
         """How far a code names a class of the real rows, as none was taught: 1 where each has a class of its own.

@@ -42,8 +42,16 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "personal": "lower",
     "mauve": "higher",
 }
-GATES: Sequence[Mapping[str, Any]] = ()
-OF_ROWS = ("personal",)
+# held where a recipe says nothing of the metric; `infra/decisions/0016-gates.md` says where the numbers come from
+GATES: Sequence[Mapping[str, Any]] = (
+    {"metric": "copied", "not_worse_than": "real", "margin": 0.005},
+    {"metric": "repetition", "not_worse_than": "real", "margin": 0.05},
+    {"metric": "distinct", "not_worse_than": "real", "margin": 0.3},
+    {"metric": "overfit", "at_least": -0.1},  # below: the training side is foretold worse than what was held out
+    {"metric": "profane", "not_worse_than": "real", "margin": 0.02},
+    {"metric": "personal", "not_worse_than": "real", "margin": 0.01},
+)
+OF_ROWS = ("copied", "repetition", "profane", "personal")  # shares of each text: they vary less than if it were one
 EVIDENCE = 12  # texts that are shown for what they copy
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
 WORDS = 2000  # of the texts together: the share of distinct pairs falls with their number

@@ -43,7 +43,7 @@ def test_every_metric_has_a_direction_and_a_value(reference: metrics.Reference) 
     generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED, *metrics.OF_CODES}
     assert reference.measure(Images(bars.pixels, bars.labels)).keys() == generative
     assert reference.measure(Images(bars.pixels)).keys() == generative - {*metrics.OF_LABELS}
-    assert reference.floor().keys() == generative - {"cas", "nearer_train"}
+    assert reference.floor().keys() == generative - {"cas", "augmentation_gain", "nearer_train"}
 
 
 def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metrics.Reference) -> None:
@@ -51,7 +51,7 @@ def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metri
     good = reference.measure(Images(bars.pixels, bars.labels))
     bad = reference.measure(Images(torch.rand(256, 1, 16, 16) * 2 - 1, bars.labels))
     for name, direction in metrics.DIRECTIONS.items():
-        if name in (*metrics.OF_RESTORED, *metrics.OF_CODES, "nearer_train", "authenticity"):  # noise is new
+        if name in (*metrics.OF_RESTORED, *metrics.OF_CODES, "nearer_train", "authenticity", "augmentation_gain"):
             continue
         sign = 1 if direction == "lower" else -1
         assert sign * good[name] <= sign * bad[name], name
@@ -66,6 +66,8 @@ def test_pictures_that_do_not_show_what_they_were_asked_for_lose_label_accuracy_
     wrong = reference.measure(Images(bars.pixels, 1 - bars.labels))
     assert right["label_accuracy"] > 0.95 and right["cas"] > 0.9
     assert wrong["label_accuracy"] < 0.05 and wrong["cas"] < 0.1
+    assert abs(right["augmentation_gain"]) < 0.05  # bars are known from few already
+    assert wrong["augmentation_gain"] < -0.2
 
 
 def test_labels_are_asked_for_as_the_held_out_rows_have_them(reference: metrics.Reference) -> None:
