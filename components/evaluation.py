@@ -1,6 +1,7 @@
 """Scores of a bundle: what it generates through the door of serving, against held-out rows."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from components import bundle as bundles
@@ -10,7 +11,7 @@ from components.errors import AtelierError
 from components.ledger import Ledger
 from components.recipe import Evaluate, Recipe
 from components.records import Artifact, Pointer, Scores, Shards, fingerprint
-from components.store import Store
+from components.store import Store, file_sha256
 from components.versioning import Archive
 
 SHOWN = 60  # samples on a sheet
@@ -63,32 +64,49 @@ def _refuse_other_shape(bundle: Artifact, shards: Shards, store: Store) -> None:
         )
 
 
-def encoder_of(shards: Shards, recipe: Recipe, *, ledger: Ledger, store: Store, archive: Archive) -> Artifact:
+def encoder_of(
+    shards: Shards, recipe: Recipe, *, project: Path, ledger: Ledger, store: Store, archive: Archive
+) -> Artifact:
     """The recipe's frozen encoder: the pinned one, or a new one that is pinned and kept in the archive from now on.
 
     New data do not change it, since verdicts under two encoders do not compare; another `evaluate.encoder`, other
     classes or another picture shape in the recipe do. An `AtelierError` where the pinned one is lost for good.
     """
-    encoder = pinned_encoder(shards, recipe, ledger=ledger)
+    encoder = pinned_encoder(shards, recipe, project=project, ledger=ledger)
     if encoder is None:
-        fitted = encoders.fit(shards, modality=recipe.modality, store=store)
+        given = _given(recipe, project)
+        fitted = encoders.fit(shards, modality=recipe.modality, store=store, given=given)
         pointer = archive.keep(fitted, store.path(fitted))
         ledger.pin(recipe.model, "encoder in DVC", fitted.digest, pointer.dvc)
-        pinned = ledger.pin(recipe.model, "encoder", _encoder_key(shards, recipe), fitted.digest)
+        pinned = ledger.pin(recipe.model, "encoder", _encoder_key(shards, recipe, given), fitted.digest)
         encoder = Artifact(kind="encoder", digest=pinned)
     if not store.holds(encoder):
         _bring_back(encoder, recipe, ledger=ledger, store=store, archive=archive)
     return encoder
 
 
-def pinned_encoder(shards: Shards, recipe: Recipe, *, ledger: Ledger) -> Artifact | None:
+def pinned_encoder(shards: Shards, recipe: Recipe, *, project: Path, ledger: Ledger) -> Artifact | None:
     """The encoder that the recipe's verdicts are made with; None before the first."""
-    pinned = ledger.pinned(recipe.model, "encoder", _encoder_key(shards, recipe))
+    pinned = ledger.pinned(recipe.model, "encoder", _encoder_key(shards, recipe, _given(recipe, project)))
     return None if pinned is None else Artifact(kind="encoder", digest=pinned)
 
 
-def _encoder_key(shards: Shards, recipe: Recipe) -> str:
-    return fingerprint([recipe.modality, recipe.evaluate.encoder, shards.spec])
+def _given(recipe: Recipe, project: Path) -> Path | None:
+    """The file of an encoder that is handed in; an `AtelierError` where it is not there."""
+    if recipe.evaluate.encoder == "classifier":
+        return None
+    path = project / recipe.evaluate.encoder
+    if not path.is_file():
+        raise AtelierError(
+            f"evaluate.encoder names {recipe.evaluate.encoder}, and there is no such file in {project}. Put it there, "
+            "or write `encoder: classifier`."
+        )
+    return path
+
+
+def _encoder_key(shards: Shards, recipe: Recipe, given: Path | None) -> str:
+    named = recipe.evaluate.encoder if given is None else file_sha256(given)
+    return fingerprint([recipe.modality, named, shards.spec])
 
 
 def _bring_back(encoder: Artifact, recipe: Recipe, *, ledger: Ledger, store: Store, archive: Archive) -> None:

@@ -26,6 +26,7 @@ def _duration(text: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
+ENCODERS = (".onnx", ".pt2")  # what `handed` opens
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 BOUNDS = ("at_most", "at_least", "not_worse_than", "waived")  # of a gate, one of them
@@ -110,10 +111,17 @@ class Candidate(Strict):
     train: Train = Train()
 
 
+def _encoder(name: str) -> str:
+    if name != "classifier" and not name.endswith(ENCODERS):
+        raise ValueError(f"{name!r} is neither classifier nor a file that ends with {' or '.join(ENCODERS)}")
+    return name
+
+
 class Evaluate(Strict):
     samples: int = Field(2048, ge=16)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0, 1, 2), min_length=2)
-    encoder: Literal["classifier"] = "classifier"
+    # the space of distances: a classifier that is trained for the recipe, or a file in the project
+    encoder: Annotated[str, AfterValidator(_encoder)] = "classifier"
 
 
 class Gate(Strict):

@@ -137,7 +137,8 @@ def _pinned_encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Art
     from components import evaluation
     from components.ledger import Ledger
 
-    return evaluation.pinned_encoder(shards, recipe, ledger=Ledger(workspace.ledger_url))
+    ledger = Ledger(workspace.ledger_url)
+    return evaluation.pinned_encoder(shards, recipe, project=workspace.project, ledger=ledger)
 
 
 @step
@@ -155,6 +156,7 @@ def frozen_encoder(shards: Shards, recipe: Recipe, workspace: Workspace) -> Arti
     return evaluation.encoder_of(
         shards,
         recipe,
+        project=workspace.project,
         ledger=Ledger(workspace.ledger_url),
         store=store_of(workspace),
         archive=Archive(workspace.dvc),

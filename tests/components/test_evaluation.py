@@ -1,5 +1,6 @@
 """Scores of real bundles under a pinned encoder, and a planted copier that the metric `copied` must see."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from components import bundle, evaluation, families, loading, modalities
 from components.errors import AtelierError
@@ -83,7 +85,7 @@ class Place:
 
     def encoder(self, recipe: Recipe, shards: Shards | None = None) -> Artifact:
         return evaluation.encoder_of(
-            shards or self.shards, recipe, ledger=self.ledger, store=self.store, archive=self.archive
+            shards or self.shards, recipe, project=self.root, ledger=self.ledger, store=self.store, archive=self.archive
         )
 
     def bundle(self, family: str, config: dict[str, int]) -> Artifact:
@@ -167,6 +169,65 @@ def test_an_editing_model_is_given_degraded_held_out_rows_and_scored_against_the
     assert scores.values["psnr"][0] == scores.values["psnr"][1], "what is restored follows from the picture alone"
     names = {path.name for path in store.path(scores.pictures).iterdir()}
     assert names == {"generated.png", "held_out.png", "given.png", "nearest.png"}
+
+
+class Rows(torch.nn.Module):
+    """Mean and deviation of each quarter of a picture, as a team's encoder might give them."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        quarters = pixels.unflatten(2, (2, -1)).unflatten(4, (2, -1)).permute(0, 1, 2, 4, 3, 5).flatten(4).flatten(1, 3)
+        return torch.cat([quarters.mean(2), quarters.std(2)], dim=1)
+
+
+def exported(path: Path, network: torch.nn.Module, *, size: int = 12) -> Path:
+    free = ({0: torch.export.Dim("rows", min=1, max=4096)},)
+    torch.export.save(torch.export.export(network, (torch.zeros(4, 1, size, size),), dynamic_shapes=free), path)
+    return path
+
+
+def test_distances_are_measured_in_the_space_that_a_team_hands_in(tmp_path: Path, recipe: Recipe) -> None:
+    exported(tmp_path / "quarters.pt2", Rows())
+    store = Store(tmp_path / "store")
+    there = Place(tmp_path, store, prepared(store))
+    asked = recipe.model_copy(update={"evaluate": SETTINGS.model_copy(update={"encoder": "quarters.pt2"})})
+    made = there.bundle("copier", {"copies": 0})
+    own, handed = there.scores(made, recipe), there.scores(made, asked)
+    assert own.encoder != handed.encoder
+    assert own.values["fd"] != handed.values["fd"] and own.values["label_entropy"] == handed.values["label_entropy"]
+    features = Rows()(torch.zeros(2, 1, 12, 12))
+    card = json.loads((store.path(there.encoder(asked)) / "encoder.json").read_text())
+    assert (card["given"], card["features"]) == ("quarters.pt2", features.shape[1])
+    assert there.encoder(asked).digest == handed.encoder, "it is pinned"
+    exported(tmp_path / "quarters.pt2", torch.nn.Sequential(Rows(), torch.nn.Linear(8, 3)))
+    assert there.encoder(asked).digest != handed.encoder, "another file is another space"
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "told"),
+    [(torch.nn.Identity(), 12, "gives"), (torch.nn.Sequential(Rows(), torch.nn.Flatten()), 16, "does not take")],
+)
+def test_a_file_that_takes_or_gives_something_else_is_refused(
+    tmp_path: Path, recipe: Recipe, network: torch.nn.Module, size: int, told: str
+) -> None:
+    free = {0: torch.export.Dim("rows", min=1, max=4096)}
+    program = torch.export.export(network, (torch.zeros(4, 1, size, size),), dynamic_shapes=(free,))
+    torch.export.save(program, tmp_path / "odd.pt2")
+    asked = recipe.model_copy(update={"evaluate": SETTINGS.model_copy(update={"encoder": "odd.pt2"})})
+    store = Store(tmp_path / "store")
+    with pytest.raises(AtelierError, match=told):
+        Place(tmp_path, store, prepared(store)).encoder(asked)
+
+
+def test_an_encoder_that_is_not_there_or_no_encoder_is_named(tmp_path: Path, recipe: Recipe) -> None:
+    store = Store(tmp_path / "store")
+    there = Place(tmp_path, store, prepared(store))
+    (tmp_path / "text.pt2").write_text("no program")
+    for name, told in {"none.pt2": "no such file", "text.pt2": "cannot be read"}.items():
+        asked = recipe.model_copy(update={"evaluate": SETTINGS.model_copy(update={"encoder": name})})
+        with pytest.raises(AtelierError, match=told):
+            there.encoder(asked)
+    with pytest.raises(ValidationError, match="neither classifier nor a file"):
+        Evaluate(encoder="dino")
 
 
 @pytest.mark.parametrize("copies", [0, 1, 5])

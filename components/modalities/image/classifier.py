@@ -3,6 +3,8 @@
 B batch, D features, K classes.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +24,7 @@ class Classifier(nn.Module):
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.space: Callable[[Tensor], Tensor] | None = None
         if len(spec.classes) < 2:
             raise AtelierError(
                 "evaluate.encoder is `classifier`, but the dataset has no labels to train one on. Give its rows labels "
@@ -35,8 +38,12 @@ class Classifier(nn.Module):
         )  # fmt: skip
         self.head = nn.Linear(FEATURES, len(spec.classes))
 
+    def embed(self, images: Images) -> Tensor:
+        """Features [B, D] on the CPU that distances are measured in: of the encoder that was handed in, or its own."""
+        return self.features(images) if self.space is None else self.space(images.pixels)
+
     def features(self, images: Images) -> Tensor:
-        """Features [B, D] on the CPU."""
+        """Its own features [B, D] on the CPU."""
         return self._in_parts(images, self.body)
 
     def labels(self, features_BD: Tensor) -> Tensor:

@@ -95,19 +95,20 @@ class Reference:
     @classmethod
     def of(cls, train: Split, held_out: Split, encoder: Classifier, *, classes: tuple[str, ...]) -> Self:
         rows, training = _all(held_out), _all(train)
-        return cls(encoder, classes, encoder.features(rows), training, rows)
+        return cls(encoder, classes, encoder.embed(rows), training, rows)
 
     def measure(self, generated: Images, asked: Requests = ({},)) -> dict[str, float]:
         """Every metric of this modality for one set of generated pictures, asked for so over and over."""
-        features_ND = self.encoder.features(generated)
+        features_ND = self.encoder.embed(generated)
+        labels_N = self._labels(generated)
         return {
             "fd": fidelity.frechet_distance(features_ND, self.held_out_MD),
             "kd": fidelity.kernel_distance(features_ND, self.held_out_MD),
             **fidelity.neighbourhoods(features_ND, self.held_out_MD),
             **self._memory(generated, features_ND),
-            "label_entropy": fidelity.entropy_share(self.encoder.labels(features_ND), len(self.names)),
-            **self._control(generated, features_ND),
-            **self._codes(asked, features_ND),
+            "label_entropy": fidelity.entropy_share(labels_N, len(self.names)),
+            **self._control(generated, labels_N),
+            **self._codes(asked, labels_N),
             **self._likeness(generated),
         }
 
@@ -118,7 +119,7 @@ class Reference:
     @cached_property
     def _training_ND(self) -> Tensor:
         """Features of the training side."""
-        return self.encoder.features(self.training)
+        return self.encoder.embed(self.training)
 
     def _memory(self, rows: Images, features_ND: Tensor) -> dict[str, float]:
         """How much rows are like single training rows: in pixels, which copies share, and in features.
@@ -141,7 +142,11 @@ class Reference:
         pairs = torch.stack([generated.pixels.cpu()[worst], self.training.pixels[place_N[worst]]], dim=1).flatten(0, 1)
         return {"nearest.png": codec.grid(Images(pixels=pairs), columns=10)}
 
-    def _control(self, generated: Images, features_ND: Tensor) -> dict[str, float]:
+    def _labels(self, rows: Images) -> Tensor:
+        """The class of each row, as the classifier sees it."""
+        return self.encoder.labels(self.encoder.features(rows))
+
+    def _control(self, generated: Images, labels_N: Tensor) -> dict[str, float]:
         """How well rows that were asked for by label show it, to a classifier of real rows and to one of their own.
 
         `cas` is the classification accuracy score (Ravuri and Vinyals, 2019, arXiv:1905.10887): a classifier that
@@ -158,7 +163,7 @@ class Reference:
         if len(few_N) not in self._known_by_few:
             self._known_by_few[len(few_N)] = self._taught(self.training.rows(few_N))
         return {
-            "label_accuracy": _share(self.encoder.labels(features_ND), generated.labels),
+            "label_accuracy": _share(labels_N, generated.labels),
             "cas": self._taught(generated),
             "augmentation_gain": self._taught(both) - self._known_by_few[len(few_N)],
         }
@@ -179,7 +184,7 @@ class Reference:
         classifier = fit(_Rows(rows), self.encoder.spec, seed=0)
         return _share(classifier.labels(classifier.features(self.held_out)), self.held_out.labels)
 
-    def _codes(self, asked: Requests, features_ND: Tensor) -> dict[str, float]:
+    def _codes(self, asked: Requests, labels_N: Tensor) -> dict[str, float]:
         """How far a code names a class of the real rows, as none was taught: 1 where each has a class of its own.
 
         The share of rows whose class is that of their code, in the pairing of codes and classes that makes most of them
@@ -188,9 +193,9 @@ class Reference:
         if "code" not in asked[0]:
             return {}
         names = sorted({request["code"] for request in asked})
-        codes_N = torch.tensor([names.index(asked[i % len(asked)]["code"]) for i in range(len(features_ND))])
+        codes_N = torch.tensor([names.index(asked[i % len(asked)]["code"]) for i in range(len(labels_N))])
         count_KC = torch.zeros(len(names), len(self.names))
-        count_KC.index_put_((codes_N, self.encoder.labels(features_ND)), torch.ones(len(codes_N)), accumulate=True)
+        count_KC.index_put_((codes_N, labels_N), torch.ones(len(codes_N)), accumulate=True)
         paired = linear_sum_assignment(count_KC, maximize=True)
         return {"code_accuracy": float(count_KC[paired].sum() / len(codes_N))}
 
@@ -225,15 +230,15 @@ class Reference:
         """The same metrics for real pictures: one half of the held-out rows against the other."""
         order = torch.randperm(len(self.held_out_MD), generator=torch.Generator().manual_seed(0))
         one, other = order.chunk(2)
-        labels = self.held_out.labels
+        labels, found_M = self.held_out.labels, self._labels(self.held_out)
         left_ND, right_ND = self.held_out_MD[one], self.held_out_MD[other]
         return {
             "fd": fidelity.frechet_distance(left_ND, right_ND),
             "kd": fidelity.kernel_distance(left_ND, right_ND),
             **fidelity.neighbourhoods(left_ND, right_ND),
             **self._memory(self.held_out, self.held_out_MD),
-            "label_entropy": fidelity.entropy_share(self.encoder.labels(self.held_out_MD), len(self.names)),
-            **({} if labels is None else {"label_accuracy": _share(self.encoder.labels(self.held_out_MD), labels)}),
+            "label_entropy": fidelity.entropy_share(found_M, len(self.names)),
+            **({} if labels is None else {"label_accuracy": _share(found_M, labels)}),
         }
 
     def sheets(self, generated: Images) -> dict[str, bytes]:
