@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from components import modalities
 from components.moderation import Moderation
 from components.records import Check, Dataset, Verdict
 
@@ -182,7 +183,7 @@ def _limits(verdict: Verdict, model: dict[str, Any], endpoint: dict[str, Any]) -
 
 def _moderated(model: dict[str, Any], endpoint: dict[str, Any]) -> str:
     """What is done about what it is asked and answers."""
-    if model["modality"] != "text":
+    if not modalities.part(model["modality"], "codec").MEDIA_TYPE.startswith("text/"):
         return "Nothing filters what it generates; text that it is given is checked."
     policy = Moderation.model_validate(endpoint.get("moderation", {}))
     return (

@@ -271,7 +271,7 @@ async def generate(
         ) from None  # fmt: skip
     request.state.note.update(traced | {"seeds": tuple(seeds), "controls": controls})
     samples = await _made(request, parts, job)
-    if resident.endpoint.modality == "text":
+    if resident.endpoint.media_type.startswith("text/"):
         moderation.check_answer(request, resident, [sample.decode() for sample in samples])
     request.state.note["queued"] = job.begun - job.asked
     return Samples(errors.request_id(request), resident, seeds, samples, manifests)
