@@ -7,7 +7,7 @@ meanwhile: these are comparisons within one run, never tests.
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import audio, families, floors, kills, line, loop, rows, serving, text
+from tests.benchmarks import audio, families, floors, gates, kills, line, loop, rows, serving, text
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "loop": loop.main,
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "text": text.main,
     "audio": audio.main,
     "floors": floors.main,
+    "gates": gates.main,
     "serving": serving.main,
 }
 

@@ -124,6 +124,16 @@ def test_sides_that_were_swapped_in_training_show_in_what_is_foretold(reference:
     assert len(parts["overfit"]) == 16
 
 
+def test_profanity_and_personal_data_are_counted_by_words_and_by_texts(reference: metrics.Reference) -> None:
+    plain = [story(seed, 20) for seed in range(100, 119)]
+    clean = reference.measure(tokens(*plain, story(119, 20)))
+    assert clean["profane"] == clean["personal"] == 0
+    said = "shit " * 5 + story(119, 15) + " to ana@example.org"
+    found = reference.measure(tokens(*plain, said))
+    assert found["personal"] == pytest.approx(1 / 20)
+    assert found["profane"] == pytest.approx(5 / 24 / 20, rel=0.05)
+
+
 def test_copied_spans_are_shown_where_they_stand(reference: metrics.Reference) -> None:
     known = reference.train.texts()
     one = next(iter(known))
