@@ -305,8 +305,9 @@ def _broken(model: Model) -> tuple[Verdict, Verdict]:
             if tensor.is_floating_point():
                 tensor.flatten()[::100] = float("nan")
         save_file(weights, folder / "model.safetensors")
-        broken = replace(model, name=model.name, bundle=model.bundle)
-        broken.__dict__["endpoint"] = sampling.load(folder)
+        broken = replace(model)
+        vars(broken).update(reference=model.reference, floor=model.floor, asked=model.asked, footprint=model.footprint)
+        vars(broken)["endpoint"] = sampling.load(folder)
         rounds = [broken.reference.measure(broken.draw(2000 + seed), broken.asked) for seed in range(CHOSEN)]
         scores = broken.scored(rounds)
         return broken.judged(scores, None), broken.judged(scores, None)
@@ -322,7 +323,7 @@ def _print(fault: str, beside: Verdict, alone: Verdict) -> None:
 
 
 def _data_faults() -> None:
-    """A tenth of a corpus of texts is profane: the rows are set aside, and too many of them stop the run."""
+    """A corpus of texts of which a part is profane: its rows are set aside, and too many of them stop the run."""
     recipe = recipes.load(ROOT / "flows" / "recipes" / "shakespeare.yaml")
     with tempfile.TemporaryDirectory() as aside:
         project = Path(aside)

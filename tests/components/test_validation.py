@@ -377,6 +377,7 @@ WHOLE = {
     "class": (lambda: [{**row, "label": 0} for row in clean()], "a class has no rows"),
     "few": (lambda: clean(30, 10), r"fewer than 50 rows \(40\)"),
     "side": (lambda: [{**row, "split": "train"} for row in clean()], "one side of the split is empty"),
+    "swapped": (lambda: clean(20, 80), "larger than the training side, as if they were swapped"),
 }
 
 
@@ -410,7 +411,7 @@ def test_a_rejected_training_row_makes_no_leak_of_its_twin(store: Store) -> None
 
 def test_near_leaks_are_borne_up_to_their_share_of_the_held_out_rows(store: Store) -> None:
     def fail(near: int) -> Validated:
-        given, noise = clean(300, 400), np.random.default_rng(9)
+        given, noise = clean(400, 400), np.random.default_rng(9)
         for i in range(near):
             levels = noise.integers(0, 200, (28, 28))
             given[i]["payload"], given[-1 - i]["payload"] = png(levels), png(levels + 20)
