@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from components import bundle as bundles
 from components import encoders, loading, modalities, sampling
 from components.contract import Batch
@@ -24,6 +27,7 @@ def evaluate(
 
     `encoder` is None for a modality that measures without one.
     """
+    _refuse_broken(bundle, store)
     _refuse_other_shape(bundle, shards, store)
     reference = reference_of(shards, encoder, modality=modality, store=store)
     endpoint = sampling.load(store.path(bundle), digest=bundle.digest)
@@ -51,6 +55,17 @@ def evaluate(
         parts={name: values for name, values in parts.items() if len(values) > 1},
         pictures=pictures.artifact,
     )
+
+
+def _refuse_broken(bundle: Artifact, store: Store) -> None:
+    """Raise an `AtelierError` for weights that are no numbers: nothing that they make can be scored."""
+    weights = load_file(store.path(bundle) / "model.safetensors")
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise AtelierError(
+            f"the weights {', '.join(broken[:3])} of the bundle {bundle.digest} hold values that are no numbers, so "
+            "nothing that it makes can be scored or registered. Train the candidate again, at a lower rate of learning."
+        )
 
 
 def _refuse_other_shape(bundle: Artifact, shards: Shards, store: Store) -> None:

@@ -150,5 +150,5 @@ def _cubic_diagonal(rows_ND: Tensor) -> Tensor:
 
 
 def _radius(distances_NN: Tensor, k: int) -> Tensor:
-    """Distance of each row to its k-th neighbour, itself not counted."""
-    return distances_NN.kthvalue(k + 1, dim=1).values
+    """Distance of each row to its k-th neighbour, itself not counted; to the last one where there are fewer."""
+    return distances_NN.kthvalue(min(k + 1, distances_NN.shape[1]), dim=1).values

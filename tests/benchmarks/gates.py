@@ -260,7 +260,7 @@ def _faults(model: Model, rounds: list[dict[str, float]]) -> None:
         scores = model.scored(found)
         _print(name, model.judged(scores, champion), model.judged(scores, None))
     _print("training and held-out side swapped", *_swapped(model))
-    _print("weights that are no numbers", *_broken(model))
+    print(f"  weights that are no numbers: {_broken(model)}", flush=True)
     healthy = model.scored(rounds[CHOSEN : 2 * CHOSEN])
     slow = model.footprint.model_copy(update={"latency_ms": tuple(_slowed(model) for _ in model.recipe.evaluate.seeds)})
     _print("slower than the recipe lets", *(model.judged(healthy, one, taken=slow) for one in (champion, None)))
@@ -294,23 +294,22 @@ def _swapped(model: Model) -> tuple[Verdict, Verdict]:
     return model.judged(scores, None), model.judged(scores, None)
 
 
-def _broken(model: Model) -> tuple[Verdict, Verdict]:
+def _broken(model: Model) -> str:
     """A weight in a hundred is no number."""
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(aside)
+    with model.store.writing("bundle") as draft:
         for path in model.store.path(model.bundle).iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        weights = load_file(folder / "model.safetensors")
+            (draft.directory / path.name).write_bytes(path.read_bytes())
+        weights = load_file(draft.directory / "model.safetensors")
         for tensor in weights.values():
             if tensor.is_floating_point():
                 tensor.flatten()[::100] = float("nan")
-        save_file(weights, folder / "model.safetensors")
-        broken = replace(model)
-        vars(broken).update(reference=model.reference, floor=model.floor, asked=model.asked, footprint=model.footprint)
-        vars(broken)["endpoint"] = sampling.load(folder)
-        rounds = [broken.reference.measure(broken.draw(2000 + seed), broken.asked) for seed in range(CHOSEN)]
-        scores = broken.scored(rounds)
-        return broken.judged(scores, None), broken.judged(scores, None)
+        save_file(weights, draft.directory / "model.safetensors")
+    given = (draft.artifact, model.shards, model.encoder, model.recipe.evaluate)
+    try:
+        evaluation.evaluate(*given, modality=model.recipe.modality, store=model.store)
+    except AtelierError as refused:
+        return f"refused before it is scored: {refused}"
+    return "NOT CAUGHT"
 
 
 def _print(fault: str, beside: Verdict, alone: Verdict) -> None:
@@ -323,25 +322,33 @@ def _print(fault: str, beside: Verdict, alone: Verdict) -> None:
 
 
 def _data_faults() -> None:
-    """A corpus of texts of which a part is profane: its rows are set aside, and too many of them stop the run."""
+    """Texts of which a part is profane, whose rows are set aside until they are too many; and sides named in reverse."""
     recipe = recipes.load(ROOT / "flows" / "recipes" / "shakespeare.yaml")
     with tempfile.TemporaryDirectory() as aside:
         project = Path(aside)
-        (project / "data" / "texts").mkdir(parents=True)
-        texts = sorted((ROOT / "data" / "shakespeare").glob("*.txt"))[:2]
-        whole = "\n\n".join(path.read_text() for path in texts)
-        (project / "data" / "texts" / "plays.txt").write_text(whole)
-        (project / "data" / "texts" / "other.txt").write_text(("what shit is this fucking shit " * 12 + "\n") * 200)
+        texts = project / "data" / "texts"
+        texts.mkdir(parents=True)
+        plays = sorted((ROOT / "data" / "shakespeare").glob("*.txt"))[:2]
+        (texts / "plays.txt").write_text("\n\n".join(path.read_text() for path in plays))
+        (texts / "other.txt").write_text(("what shit is this fucking shit " * 12 + "\n") * 200)
         data = recipe.data.model_copy(update={"source": "data/texts"})
-        store = Store(project / "store")
-        dataset = ingestion.ingest(data, modality="text", project=project, store=store)
+        print(f"profanity in the corpus: {_rejected(recipe, data, project)}", flush=True)
+    fashion = recipes.load(ROOT / "flows" / "recipes" / "fashion.yaml")
+    reverse = fashion.data.model_copy(update={"held_out": recipes.HeldOut(column="split", value="train")})
+    print(f"the sides of the data named in reverse: {_rejected(fashion, reverse, ROOT)}", flush=True)
+
+
+def _rejected(recipe: Recipe, data: recipes.Data, project: Path) -> str:
+    with tempfile.TemporaryDirectory() as aside:
+        store = Store(Path(aside))
+        dataset = ingestion.ingest(data, modality=recipe.modality, project=project, store=store)
         try:
             validation.validate(
-                dataset, recipe.validation, modality="text", reject_at_most=data.reject_at_most, store=store
+                dataset, recipe.validation, modality=recipe.modality, reject_at_most=data.reject_at_most, store=store
             )
-            print("profanity in the corpus: NOT CAUGHT")
         except DataRejected as rejected:
-            print(f"profanity in the corpus: {rejected}", flush=True)
+            return str(rejected).partition(" Rejected rows")[0]
+    return "NOT CAUGHT"
 
 
 def _alarms(models: list[Model], drawn: Mapping[str, list[dict[str, float]]]) -> None:

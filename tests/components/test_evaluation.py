@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from components import bundle, evaluation, families, loading, modalities
 from components.errors import AtelierError
@@ -239,6 +240,18 @@ def test_a_planted_copier_is_seen_to_the_row(place: Place, recipe: Recipe, copie
     ]
     assert scores.values["copied"] == pytest.approx(planted)
     assert all(planted) is (copies > 0)
+
+
+def test_weights_that_are_no_numbers_are_refused_before_anything_is_drawn(place: Place, recipe: Recipe) -> None:
+    made = place.bundle("vae", {"latent_dim": 4, "width": 4, "hidden": 16})
+    weights = load_file(place.store.path(made) / "model.safetensors")
+    next(iter(weights.values())).flatten()[3] = float("nan")
+    with place.store.writing("bundle") as draft:
+        for path in place.store.path(made).iterdir():
+            (draft.directory / path.name).write_bytes(path.read_bytes())
+        save_file(weights, draft.directory / "model.safetensors")
+    with pytest.raises(AtelierError, match="no numbers, so nothing that it makes can be scored"):
+        place.scores(draft.artifact, recipe)
 
 
 def test_samples_come_through_the_door_of_serving(place: Place, recipe: Recipe) -> None:
