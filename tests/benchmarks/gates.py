@@ -322,7 +322,7 @@ def _print(fault: str, beside: Verdict, alone: Verdict) -> None:
 
 
 def _data_faults() -> None:
-    """Texts of which a part is profane, whose rows are set aside until they are too many; and sides named in reverse."""
+    """Texts of which a part is profane, whose rows are set aside until they are too many; sides named in reverse."""
     recipe = recipes.load(ROOT / "flows" / "recipes" / "shakespeare.yaml")
     with tempfile.TemporaryDirectory() as aside:
         project = Path(aside)
