@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import Field
 
-from components.contract import BUNDLE_FORMAT, Strict
+from components.contract import BUNDLE_FORMAT
 from components.controls import PublicControl
 from components.errors import AtelierError
 from components.moderation import Moderation
-from components.records import Artifact
+from components.records import Artifact, Strict
 from components.store import Store
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from components.records import Strict
 
 BUNDLE_FORMAT = 1
 AVERAGED = (
@@ -22,12 +23,6 @@ AVERAGED = (
     "generator",
     "generators",
 )  # what families call the network of which `average` is a moving average
-
-
-class Strict(BaseModel):
-    """A frozen value that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Config(Strict):

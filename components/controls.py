@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from components.contract import Strict
+from components.records import Strict
 
 Value = bool | int | float | str
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}

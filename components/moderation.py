@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.contract import Strict
 from components.modalities.text import content
 from components.modalities.text.content import Found
+from components.records import Strict
 
 Action = Literal["off", "count", "block"]
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]

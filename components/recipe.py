@@ -9,10 +9,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, field_serializer, model_validator
 
 from components import families, measures, modalities, sources
-from components.contract import Strict
 from components.controls import PublicControl
 from components.errors import AtelierError
 from components.moderation import Moderation
+from components.records import Strict
 from components.sources.urls import is_url, shown
 from components.spelling import unknown
 

@@ -12,8 +12,14 @@ def fingerprint(value: Any) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+class Strict(BaseModel):
+    """A frozen value that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Record(Strict):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     def fingerprint(self) -> str:
         """`sha256:` of the record's own JSON."""

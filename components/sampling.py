@@ -10,8 +10,9 @@ import torch
 from pydantic import ValidationError
 
 from components import bundle, controls, families, modalities
-from components.contract import Batch, Sampler, Stepper, Strict, join
+from components.contract import Batch, Sampler, Stepper, join
 from components.errors import AtelierError
+from components.records import Strict
 from components.spelling import unknown
 from components.store import digest_of
 

@@ -9,9 +9,9 @@ import yaml
 from pydantic import JsonValue
 
 from components import modalities
-from components.contract import Strict
 from components.errors import AtelierError
 from components.recipe import Validate
+from components.records import Strict
 from components.spelling import unknown
 
 LABELS = "$labels"  # stands for the indices of the dataset's classes

@@ -387,7 +387,11 @@ def track(name: str, trained: Trained, verdict: Verdict, dataset: Dataset, recip
         "recipe": fingerprint(recipe.model_dump(mode="json")),
         "tracking": fingerprint(workspace.tracking_uri),
     },
-    reaches=lambda tried, champion, shards, recipe, workspace: ["components.reporting", "components.tracking"],
+    reaches=lambda tried, champion, shards, recipe, workspace: [
+        "components.gating",
+        "components.reporting",
+        "components.tracking",
+    ],
     settle=lambda page, tried, champion, shards, recipe, workspace: summary.publish(
         page, [verdict for _, verdict, _, _ in tried], workspace
     ),
@@ -396,8 +400,7 @@ def track(name: str, trained: Trained, verdict: Verdict, dataset: Dataset, recip
 def report(
     tried: Sequence[Tried], champion: Scores | None, shards: Shards, recipe: Recipe, workspace: Workspace
 ) -> Artifact:
-    from components import gating, reporting
-    from components.tracking import Tracking
+    from components import gating, reporting, tracking
 
     store = store_of(workspace)
     best = gating.best_of([verdict for _, verdict, _, _ in tried])
@@ -408,9 +411,9 @@ def report(
     )  # fmt: skip
     with store.writing("report") as draft:
         (draft.directory / summary.PAGE).write_text(html, encoding="utf-8")
-    tracking = Tracking(workspace.tracking_uri, artifacts=workspace.runs)
+    pages = tracking.Tracking(workspace.tracking_uri, artifacts=workspace.runs)
     for *_, run in tried:
-        tracking.attach(run, store.path(draft.artifact) / summary.PAGE)
+        pages.attach(run, store.path(draft.artifact) / summary.PAGE)
     return draft.artifact
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from components.bundle import EndpointCard
-from components.contract import Strict
 from components.modalities.image.batch import Images
+from components.records import Strict
 from components.sampling import Endpoint
 from serving.batching import Batcher, Busy
 

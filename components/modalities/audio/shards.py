@@ -20,11 +20,11 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
 from components import loading
-from components.contract import Strict
 from components.errors import AtelierError
 from components.modalities.audio.augment import Augment
 from components.modalities.audio.batch import PAD, AudioSpec, Waves, plain
 from components.modalities.audio.rows import FRAME, decode, mono
+from components.records import Strict
 from components.rows import Row, label_index
 
 LARGEST = 4000  # of the terms of a ratio of rates: those of common rates go up to 2560, from 11,025 to 192,000 Hz

@@ -15,10 +15,10 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
 from components import workers
-from components.contract import Strict
 from components.modalities.image.augment import Augment
 from components.modalities.image.batch import Degradation, Images, ImageSpec
 from components.modalities.image.rows import fit
+from components.records import Strict
 from components.rows import Row, label_index
 
 ROWS_AT_ONCE = 1024

@@ -18,12 +18,12 @@ from pydantic import Field
 from torch import Tensor
 
 from components import loading
-from components.contract import Strict
 from components.errors import AtelierError
 from components.modalities.text import tokenizers
 from components.modalities.text.batch import TextSpec, Tokens
 from components.modalities.text.rows import decode
 from components.modalities.text.tokenizers import Kind, Tokenizer
+from components.records import Strict
 from components.rows import Row, label_index
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from components.contract import Strict
 from components.errors import AtelierError
+from components.records import Strict
 
 if TYPE_CHECKING:  # a model of bytes does without
     import tokenizers
