@@ -29,6 +29,7 @@ from tests.benchmarks.loop import Noise
 
 PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12}  # bf16 operations a second without sparsity, by the data sheets
 CLASSES = tuple("0123456789")
+PICTURES = tuple(name for name in families.names() if families.get(name).Model.modality == "image")
 COUNTED = 16  # steps whose operations are counted: every lazy phase is due once in as many
 WARM = 20  # steps before any is timed, in which networks are compiled
 DRAWN = 512
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
 def _asked(arguments: list[str]) -> Any:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--families", nargs="+", choices=families.names(), default=families.names())
+    parser.add_argument("--families", nargs="+", choices=PICTURES, default=PICTURES)
     parser.add_argument("--batch", nargs="+", type=int, default=[128, 512])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each stretch that is timed")
     parser.add_argument("--rounds", type=int, default=5)

@@ -4,24 +4,45 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from components import families
+from tests.benchmarks import gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-ABSENT = [
-    "pandas",
-    "scipy",
-    "PIL",
-    "pyarrow",
-    "datasets",
-    "sqlalchemy",
-    "fastapi",
-    "prefect",
-    "mlflow",
-    "dvc",
-    "bentoml",
-]
-WITHOUT = f"""
+WITHOUT = """
+import re
 import sys
-sys.modules.update(dict.fromkeys({[*ABSENT, "great_expectations"]}))
+from importlib import metadata
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+allowed, asked = {"aigc-atelier"}, ["torch", "safetensors", "pydantic", "accelerate"]
+while asked:  # these and what they bring
+    name = plain(asked.pop())
+    if name not in allowed:
+        allowed.add(name)
+        try:
+            required = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # for another system
+            required = []
+        asked += [re.match(r"[A-Za-z0-9._-]+", one).group() for one in required if "extra ==" not in one]
+owners = metadata.packages_distributions()
+
+class Allowed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        owned = owners.get(name.partition(".")[0])
+        if not owned or allowed & {plain(owner) for owner in owned}:
+            return super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Allowed
+for absent in ("pandas", "PIL", "numba", "tokenizers"):
+    if find_spec(absent):
+        sys.exit(f"{absent} is not absent")
 from tests.benchmarks import gpu
 gpu.main(sys.argv[1:])
 """
@@ -43,6 +64,15 @@ def test_it_runs_where_only_torch_safetensors_pydantic_and_accelerate_are(tmp_pa
         assert min(cell["rows_per_second"]) > 0 and min(cell["drawn_per_second"]) > 0
         assert cell["operations_per_row"] > 1e5
         assert cell["family"] in ended.stdout
+
+
+def test_by_itself_it_takes_every_family_of_pictures_and_no_other() -> None:
+    asked = gpu._asked([]).families
+    assert {"vae", "dcgan", "stylegan2", "cyclegan", "flow_matching"} <= set(asked)
+    for name in families.names():
+        assert (name in asked) == (families.get(name).Model.modality == "image")
+    with torch.device("meta"):
+        assert [gpu._build(name).modality for name in asked] == ["image"] * len(asked)
 
 
 @pytest.mark.slow
