@@ -6,7 +6,7 @@ Nothing on them tells the time, so that the same data give the same bytes.
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Summary:
     rejected: Sequence[tuple[str, str]]
     faults: Mapping[str, int]  # rejected rows by their first fault
     problems: Sequence[str]  # why nothing may be trained on it; empty where it may
+    excluded: Mapping[str, int] = field(default_factory=dict)  # rows that were left out before any check, by why
 
 
 def write(results: Mapping[str, Any], directory: Path, summary: Summary) -> None:
@@ -75,6 +76,10 @@ def _head(summary: Summary) -> list[str]:
     if summary.faults:
         lines = "".join(f"<tr><td>{escape(fault)}<td>{count:,}" for fault, count in summary.faults.items())
         parts.append(f"<h2>Why rows are in quarantine</h2><table><tr><th>first fault<th>rows</tr>{lines}</table>")
+    if summary.excluded:
+        lines = "".join(f"<tr><td>{escape(why)}<td>{count:,}" for why, count in summary.excluded.items())
+        told = "<p>They are in no side and were not checked: neither trained on nor measured with.</p>"
+        parts.append(f"<h2>Excluded rows</h2>{told}<table><tr><th>why<th>rows</tr>{lines}</table>")
     return parts
 
 

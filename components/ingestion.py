@@ -6,8 +6,8 @@ A kind of source says what columns it has and streams them as Arrow batches (see
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from components import labels, rows, versioning
+from components import exclusions, labels, rows, versioning, workers
 from components.errors import AtelierError
 from components.recipe import Data, HeldOut
 from components.records import Artifact, Dataset, Source
@@ -50,8 +50,12 @@ def bring(data: Data, *, project: Path, store: Store) -> Source:
     A URL is downloaded at each call where its listing has nothing that tells versions apart (see `remote.fetch`). An
     `AtelierError` where they cannot be had, hold work that is saved nowhere, or have a link that leads out of them.
     """
+    versioning.pull(project, exclusions.FOLDER)
     if urls.is_url(data.source):
-        return Source(name=urls.shown(data.source), version=remote.fetch(data.source, store).digest, commit=None)
+        version = remote.fetch(data.source, store).digest
+        return Source(
+            name=urls.shown(data.source), version=version, commit=None, excluded=_fingerprint_of_excluded(data, project)
+        )
     versioning.pull(project, data.source)
     return _local(data, project)
 
@@ -59,10 +63,12 @@ def bring(data: Data, *, project: Path, store: Store) -> Source:
 def known(data: Data, *, project: Path) -> Source | None:
     """What `bring` would say, without moving or writing anything; None where only a download would tell.
 
-    That is so of a URL, and of a folder that DVC tracks while the manifest of its files is not in DVC's cache. An
-    `AtelierError` where `bring` would have no answer either.
+    That is so of a URL, of a folder that DVC tracks while the manifest of its files is not in DVC's cache, and while
+    exclusions are not here. An `AtelierError` where `bring` would have no answer either.
     """
     if urls.is_url(data.source) or not versioning.is_known_here(project, data.source):
+        return None
+    if not (versioning.is_known_here(project, exclusions.FOLDER) and versioning.is_here(project, exclusions.FOLDER)):
         return None
     return _local(data, project)
 
@@ -76,7 +82,12 @@ def _local(data: Data, project: Path) -> Source:
         name=path.relative_to(project.resolve()).as_posix(),
         version=versioning.version_of(project, data.source),
         commit=versioning.commit_of(project, data.source),
+        excluded=_fingerprint_of_excluded(data, project),
     )
+
+
+def _fingerprint_of_excluded(data: Data, project: Path) -> str | None:
+    return exclusions.fingerprint_of(exclusions.holding(project, data.source))
 
 
 def ingest(data: Data, *, modality: str, project: Path, store: Store, source: Source | None = None) -> Dataset:
@@ -90,8 +101,12 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
     listing = _listing(data, project) if not urls.is_url(data.source) else _fetched(source, store)
     card = _card(listing)
     opened = _open(listing, data, modality, card)
+    left_out: Counter[str] = Counter()
     with store.writing("rows") as draft:
-        sides = _write(_canonical(opened), draft.directory)
+        held = exclusions.holding(project, data.source)
+        sides = _write(_sift(_canonical(opened), held, modality, left_out), draft.directory)
+        if not sides.total() and left_out:
+            raise AtelierError(f"every row of {source.name!r} is excluded, so that there is nothing to learn from.")
         _check_sides(opened, sides)
         _check_unchanged(data, project, store, source)
     return Dataset(
@@ -103,7 +118,39 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
         classes=opened.classes.names,
         licence=str(card.get("licence") or card.get("license") or "unknown"),
         about={name: str(card[name]) for name in ("title", "source", "consent") if card.get(name)},
+        excluded=dict(sorted(left_out.items())),
     )
+
+
+def stream(
+    data: Data, *, modality: str, project: Path, store: Store, source: Source, files: Collection[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a source that was brought, in the form of `rows.SCHEMA`, excluded ones too; of those `files` alone.
+
+    A file's own rows are told apart where files hold rows; of pictures and recordings with metadata all rows come.
+    """
+    listing = _listing(data, project) if not urls.is_url(data.source) else _fetched(source, store)
+    if files is not None:
+        listing = replace(listing, within=frozenset(files))
+    return _canonical(_open(listing, data, modality, _card(listing)))
+
+
+def _sift(
+    batches: Iterator[pa.RecordBatch],
+    held: Sequence[exclusions.Exclusion],
+    modality: str,
+    left_out: Counter[str],
+) -> Iterator[pa.RecordBatch]:
+    """The rows that are not excluded; those that are, are counted by why."""
+    if not held:
+        yield from batches
+        return
+    for batch in workers.mapped(exclusions.judge, batches, options=exclusions.options(held, modality)):
+        reasons = batch[exclusions.WHY.name]
+        left_out.update(reason for reason in reasons.to_pylist() if reason is not None)
+        kept = batch.select(rows.SCHEMA.names).filter(reasons.is_null())
+        if len(kept):
+            yield pa.RecordBatch.from_arrays(kept.columns, schema=rows.SCHEMA)
 
 
 def _check_unchanged(data: Data, project: Path, store: Store, source: Source) -> None:
@@ -112,6 +159,7 @@ def _check_unchanged(data: Data, project: Path, store: Store, source: Source) ->
     else:
         now = bring(data, project=project, store=store)
         changed, told = now != source, f"it was {source.version} and is {now.version}"
+        told = "what is excluded is another now" if now.version == source.version else told
     if changed:
         raise AtelierError(f"the source {source.name!r} changed while it was read: {told}. Run the recipe again.")
 

@@ -83,9 +83,10 @@ def _gate(check: Check) -> str:
 
 def _of_data(dataset: Dataset, begun: str | None) -> dict[str, str]:
     commit = f", commit {dataset.commit}" if dataset.commit else ""
+    left_out = sum(dataset.excluded.values())
     return {
         "what": dataset.about.get("title", dataset.source),
-        "rows": f"{dataset.count:,}",
+        "rows": f"{dataset.count:,}" + (f", {left_out:,} excluded besides" if left_out else ""),
         "licence": dataset.licence,
         "consent": dataset.about.get("consent", "its card says nothing of it"),
         "from": dataset.about.get("source", "its card says nothing of it"),

@@ -39,6 +39,8 @@ class Source(Record):
     name: str  # the path inside the project, or the URL without its secrets
     version: str  # DVC's digest of this source alone: "md5:....dir"; "sha256:..." of what DVC does not track
     commit: str | None  # the git commit whose .dvc pointer names it
+    # the fingerprint of its exclusions; left out where nothing is excluded
+    excluded: str | None = Field(None, exclude_if=lambda excluded: excluded is None)
 
 
 class Dataset(Record):
@@ -53,6 +55,8 @@ class Dataset(Record):
     licence: str
     # what else its card says: title, source, consent; left out where it says nothing
     about: dict[str, str] = Field({}, exclude_if=lambda about: not about)
+    # rows that exclusions kept out of it, by why; left out where none were
+    excluded: dict[str, int] = Field({}, exclude_if=lambda excluded: not excluded)
 
 
 class Validated(Record):

@@ -252,7 +252,9 @@ def _data(shards: Shards) -> str:
     said = {name: dataset.about[name] for name in ("title", "consent") if name in dataset.about}
     facts = {"source": dataset.source, **said, "licence": dataset.licence, **told, **sides}
     quarantine = _list(kept_out) if kept_out else '<p class="dim">No row was put into quarantine.</p>'
-    return f"{_list(facts)}<h3>Quarantine</h3>{quarantine}"
+    excluded = {why: f"{count:,} rows" for why, count in dataset.excluded.items()}
+    left_out = f"<h3>Excluded</h3>{_list(excluded)}" if excluded else ""
+    return f"{_list(facts)}<h3>Quarantine</h3>{quarantine}{left_out}"
 
 
 def _lineage(tried: Sequence[Tried], shards: Shards, recipe: str) -> str:

@@ -251,6 +251,7 @@ def _publish(
             rejected=fates.first,
             faults=dict(fates.rejected.most_common()),
             problems=problems,
+            excluded=dataset.excluded,
         )
         data_docs.write(pages, draft.directory, summary)
     return draft.artifact

@@ -93,6 +93,13 @@ def is_known_here(project: Path, source: str) -> bool:
     return tracked is None or not tracked.md5.endswith(".dir") or _usual(root, tracked).is_file()
 
 
+def is_here(project: Path, source: str) -> bool:
+    """Whether the files of a source are here as its `.dvc` pointer names them, so that `pull` has nothing to do."""
+    path = locate(project, source)
+    wanted = _wanted(project, path)
+    return wanted is None or manifest.entries_of(path) == wanted
+
+
 def commit_of(project: Path, source: str = "data") -> str | None:
     """The git commit whose pointer names the source, `-dirty` where the pointer differs from it; else None."""
     tracked = _tracker(project.resolve(), locate(project, source))

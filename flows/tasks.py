@@ -37,6 +37,11 @@ def _modality(recipe: Recipe, *parts: str) -> list[str]:
     return [f"components.modalities.{recipe.modality}.{part}" for part in parts]
 
 
+def _excluding(source: Source, recipe: Recipe) -> list[str]:
+    """The code by which rows are told apart, where some are excluded."""
+    return _modality(recipe, "rows") if source.excluded else []
+
+
 def _brought(recipe: Recipe, workspace: Workspace) -> Source:
     from components import ingestion
 
@@ -60,10 +65,13 @@ def bring(recipe: Recipe, workspace: Workspace) -> Source:
         "data": recipe.data.model_dump(exclude={"reject_at_most"}),
         "version": source.version,
         "modality": recipe.modality,
+        **({"excluded": source.excluded} if source.excluded else {}),
     },
-    reaches=lambda source, recipe, workspace: ["components.ingestion"],
+    reaches=lambda source, recipe, workspace: ["components.ingestion", *_excluding(source, recipe)],
     renew=lambda dataset, source, **_: dataset.model_copy(update={"source": source.name, "commit": source.commit}),
-    note=lambda dataset: f"{dataset.count:,} rows",
+    note=lambda dataset: (
+        f"{dataset.count:,} rows" + (f", {sum(dataset.excluded.values()):,} excluded" if dataset.excluded else "")
+    ),
 )
 def ingest(source: Source, recipe: Recipe, workspace: Workspace) -> Dataset:
     from components import ingestion
@@ -84,6 +92,7 @@ def ingest(source: Source, recipe: Recipe, workspace: Workspace) -> Dataset:
         "classes": dataset.classes,
         "data.reject_at_most": recipe.data.reject_at_most,
         "validate": recipe.validation,
+        **({"excluded": dataset.excluded} if dataset.excluded else {}),
     },
     reaches=lambda dataset, recipe, workspace: ["components.validation", *_modality(recipe, "rows")],
     renew=lambda valid, dataset, **_: valid.model_copy(update={"dataset": dataset}),

@@ -28,6 +28,7 @@ class Listing:
     title: str  # as the recipe names it
     only: str | None = None
     verified: bool = False
+    within: frozenset[str] | None = None  # these files alone, where some are named
 
     def entries(self) -> Iterator[tree.Entry]:
         """Files and folders but hidden ones, in order; links to files count as files."""
@@ -38,7 +39,9 @@ class Listing:
             for entry in tree.walk(self.root):
                 self._check_name(entry.name)
                 what = self._followed(entry)
-                if what is not None and not any(part.startswith(".") for part in entry.name.split("/")):
+                if what is None or any(part.startswith(".") for part in entry.name.split("/")):
+                    continue
+                if what != "file" or self.within is None or entry.name in self.within:
                     yield tree.Entry(entry.name, what)
         except OSError as error:
             raise unreadable(self.title, error) from None

@@ -38,16 +38,32 @@ def facts(payload: bytes) -> dict[str, Any]:
         return known | {"error": " ".join(str(error).split()) or type(error).__name__}
 
 
+def content_digest(payload: bytes) -> str | None:
+    """The fact of that name alone; None where the bytes are no whole picture."""
+    try:
+        seen = _seen(decode(payload))
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return _content(seen, seen.tobytes())
+
+
+def _seen(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGBA") if picture.mode in ("P", "PA") else picture  # a palette is part of the pixels
+
+
+def _content(seen: Image.Image, pixels: bytes) -> str:
+    content = hashlib.sha256(f"{seen.mode} {seen.width} {seen.height} ".encode())
+    content.update(pixels)
+    return content.hexdigest()
+
+
 def _of_picture(picture: Image.Image) -> dict[str, Any]:
-    seen = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture  # a palette is part of the pixels
-    shape = f"{seen.mode} {seen.width} {seen.height} ".encode()
+    seen = _seen(picture)
     grey = flat(picture, channels=1)
     pixels = seen.tobytes()
-    content = hashlib.sha256(shape)
-    content.update(pixels)
     mean, deviation = _levels(grey, pixels if grey is seen else None)
     return {
-        "content_digest": content.hexdigest(),
+        "content_digest": _content(seen, pixels),
         "decodes": True,
         "width": picture.width,
         "height": picture.height,

@@ -57,6 +57,25 @@ def facts(payload: bytes) -> dict[str, Any]:
         return known | {"error": str(error)}
 
 
+def content_digest(payload: bytes) -> str | None:
+    """The fact of that name alone; None where the bytes are not UTF-8."""
+    try:
+        return _content(_lines(decode(payload)))
+    except ValueError:
+        return None
+
+
+def _lines(text: str) -> list[str]:
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()  # the last newline ends a line and begins none
+    return lines
+
+
+def _content(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(line.rstrip() for line in lines).rstrip().encode()).hexdigest()
+
+
 def decode(payload: bytes) -> str:
     """The text of UTF-8 bytes in Unicode's form NFC, its newlines as \\n, without a byte order mark.
 
@@ -75,9 +94,7 @@ def decode(payload: bytes) -> str:
 
 
 def _of_text(text: str) -> dict[str, Any]:
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()  # the last newline ends a line and begins none
+    lines = _lines(text)
     counts = Counter(text)
     kinds = {character: unicodedata.category(character) for character in counts}
     control = sum(n for character, n in counts.items() if kinds[character] == "Cc" and character not in "\n\t")
@@ -85,7 +102,7 @@ def _of_text(text: str) -> dict[str, Any]:
     letters = {character: n for character, n in counts.items() if kinds[character][0] == "L"}
     every = max(len(text), 1)
     return {
-        "content_digest": hashlib.sha256("\n".join(line.rstrip() for line in lines).rstrip().encode()).hexdigest(),
+        "content_digest": _content(lines),
         "decodes": True,
         "characters": len(text),
         "visible": visible,
