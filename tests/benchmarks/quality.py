@@ -8,6 +8,7 @@ Speed is measured first, with nothing else running, and says how many steps fit 
 (`public.py`) compete with the same pictures, budgets and scores, each alone and on as many threads as it is fastest
 with. Then our cells are trained two at a time, since what so many steps teach does not depend on how long they took.
 Each has one thread, as the product gives it on two cores: with two, every family's steps took longer or hardly less.
+The budget of a GPU is asked for where there is one, of our own contenders; the others keep off it.
 `ATELIER_BENCH_BUDGETS` names some of the budgets, `ATELIER_BENCH_KEPT` another file to keep cells in.
 """
 
@@ -23,7 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from tests.benchmarks import public
 
@@ -38,16 +41,18 @@ TIMED = 512  # samples whose drawing is timed
 
 @dataclass(frozen=True)
 class Budget:
-    """What a contender may spend: `seconds`, on `threads` threads at most."""
+    """What a contender may spend: `seconds`, on `threads` threads at most, or on a GPU."""
 
     seconds: float
     threads: int
     told: str
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 BUDGETS = {
     "60s": Budget(60, 1, "60 CPU-seconds"),
     "10min": Budget(600, 2, "10 minutes on 2 cores"),
+    "gpu": Budget(300, 1, "5 minutes on a GPU", "cuda"),
 }
 
 
@@ -87,14 +92,16 @@ def main(named: Sequence[str] = ()) -> None:
     """Each image family at each budget: cells that are not kept yet are measured, then all are shown."""
     missing = list(_missing(named))
     ours = [title for title in missing if isinstance(CONTENDERS[title[0]], Contender)]
-    speeds = {contender: _process("speed", contender) for contender in dict.fromkeys(title[0] for title in ours)}
+    places = dict.fromkeys((contender, BUDGETS[budget].device) for contender, budget in ours)
+    speeds = {(contender, device): _process("speed", contender, device=device) for contender, device in places}
     for title in missing:
         if title not in ours:
             _keep(_process("public", *title))
     turn = Lock()
 
     def measure(title: tuple[str, str]) -> None:
-        cell = _process("cell", *title, json.dumps(speeds[title[0]]))
+        device = BUDGETS[title[1]].device
+        cell = _process("cell", *title, json.dumps(speeds[title[0], device]), device=device)
         with turn:
             _keep(cell)
 
@@ -105,11 +112,13 @@ def main(named: Sequence[str] = ()) -> None:
     print(table(cells()))
 
 
-def _process(*arguments: str) -> dict[str, Any]:
-    """What a process of its own tells of it."""
+def _process(*arguments: str, device: str = "cpu") -> dict[str, Any]:
+    """What a process of its own tells of it; on the CPU though there be a GPU, unless that is asked for."""
     print(", ".join(arguments[:3]), "...", flush=True)
     command = [sys.executable, "-m", "tests.benchmarks.quality", *arguments]
     ours = {} if arguments[0] == "public" else {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    if device == "cpu":
+        ours["ACCELERATE_USE_CPU"] = "true"
     environment = {**os.environ, **ours}  # threads that sleep while they wait halve the speed of others
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -142,7 +151,9 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
 def _missing(named: Sequence[str]) -> Iterator[tuple[str, str]]:
     there = {(cell["contender"], cell["budget"]) for cell in cells()}
     for budget in os.environ.get("ATELIER_BENCH_BUDGETS", " ".join(BUDGETS)).split():
-        for contender in CONTENDERS:
+        for contender, asked in CONTENDERS.items():
+            if BUDGETS[budget].device == "cuda" and (isinstance(asked, public.Arm) or not torch.cuda.is_available()):
+                continue
             if contender in named or not named and (contender, budget) not in there:
                 yield contender, budget
 
@@ -208,7 +219,7 @@ def _measure(title: str, key: str, speed: Mapping[str, float]) -> dict[str, Any]
         "drawn_per_second": round(speed["drawn_per_second"], 1),
         "values": _rounded(scores.values), "floor": _rounded(scores.floor),
         "config": dict(contender.config), "train": {"batch_size": contender.batch_size, **contender.train},
-        **_circumstances(shards),
+        **({"card": torch.cuda.get_device_name()} if BUDGETS[key].device == "cuda" else {}), **_circumstances(shards),
     }  # fmt: skip
 
 
@@ -227,8 +238,6 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _circumstances(shards: Any) -> dict[str, Any]:
-    import torch
-
     return {"rows": shards.validated.accepted, "torch": torch.__version__, "day": time.strftime("%Y-%m-%d")}
 
 
@@ -280,6 +289,8 @@ def _speed(title: str) -> dict[str, float]:
     begun, first = time.perf_counter(), loop.step
     while time.perf_counter() - begun < PACE_SECONDS:
         loop.advance(next(rows))
+    if loop.accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
     steps_per_second = (loop.step - first) / (time.perf_counter() - begun)
     family, batch = loop.family.eval(), next(loading.batches(split, size=TIMED, seed=0, start=0))
     begun = time.perf_counter()

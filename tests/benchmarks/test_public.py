@@ -40,3 +40,13 @@ def test_a_table_shows_a_public_contender_beside_the_project_s_own() -> None:
     assert rows[0].startswith("| 10 minutes on 2 cores | FD |")
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| vae", "| vae of pythae"]
     assert rows[3].endswith("| 100 |  | 12,345 |")
+
+
+def test_the_budget_of_a_gpu_is_for_our_own_and_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {title for title, asked in quality.CONTENDERS.items() if isinstance(asked, quality.Contender)}
+    monkeypatch.setattr(quality, "cells", list)
+    for there, asked in ((False, set()), (True, ours)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        missing = list(quality._missing(()))
+        assert {contender for contender, budget in missing if budget == "gpu"} == asked
+        assert {contender for contender, budget in missing if budget == "60s"} == set(quality.CONTENDERS)
