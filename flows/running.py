@@ -6,11 +6,12 @@ import os
 import signal
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -18,7 +19,15 @@ from rich.text import Text
 from components.errors import AtelierError, GateFailed, missing_package
 from components.store import sweep, write_atomically
 from flows import console as consoles
-from flows import explaining, leash, summary, turns, unclosed, workspace
+from flows import events, explaining, leash, runs, summary, turns, unclosed, workspace
+from flows.runs import Cause
+from flows.workspace import Workspace
+
+if TYPE_CHECKING:
+    from components.recipe import Recipe
+
+STOPPED = 130
+BY_HAND = Cause()
 
 
 @dataclass(frozen=True)
@@ -29,17 +38,24 @@ class Result:
     exit_code: int = 0
 
 
-def run(path: Path, settings: tuple[str, ...], console: Console, *, debug: bool = False) -> Result:
-    """Run one recipe and show it; what ends it is told and returned, so that the next recipe still runs."""
+def run(
+    path: Path, settings: tuple[str, ...], console: Console, *, debug: bool = False, cause: Cause = BY_HAND
+) -> Result:
+    """Run one recipe and show it; what ends it is told and returned, so that the next recipe still runs.
+
+    Each run is on the workspace's log with its cause, from the moment its recipe is read.
+    """
     begun, board = time.monotonic(), consoles.Board(console)
-    result = _told(path, settings, board, begun, debug=debug)
-    _keep_record(path, result)
+    result = _told(path, settings, board, begun, cause, debug=debug)
+    _keep_record(path, result, cause)
     return result
 
 
-def _told(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
+def _told(
+    path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, cause: Cause, *, debug: bool
+) -> Result:
     try:
-        return _run(path, settings, board, begun, debug=debug)
+        return _run(path, settings, board, begun, cause, debug=debug)
     except AtelierError as error:
         told, code = error, error.exit_code
     except ModuleNotFoundError as error:
@@ -59,12 +75,13 @@ def _told(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: f
     return Result({**failed, **summary.pace(board, time.monotonic() - begun)}, code)
 
 
-def _keep_record(path: Path, result: Result) -> None:
+def _keep_record(path: Path, result: Result, cause: Cause) -> None:
     """What the run came to and what each stage cost, in the workspace, one file per run."""
     with suppress(AtelierError, OSError):  # without a workspace, or room in it, that is what the run has told
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{path.stem}-{os.getpid()}.json"
         place = workspace.find(path.parent, Path.cwd())
-        write_atomically(place.records / name, json.dumps(result.summary, indent=2).encode())
+        record = {**result.summary, "why": cause.why, "detail": cause.detail}
+        write_atomically(place.records / name, json.dumps(record, indent=2).encode())
 
 
 def explain(path: Path, settings: tuple[str, ...], *, debug: bool = False) -> explaining.Plan:
@@ -81,7 +98,9 @@ def explain(path: Path, settings: tuple[str, ...], *, debug: bool = False) -> ex
     return plan
 
 
-def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, *, debug: bool) -> Result:
+def _run(
+    path: Path, settings: tuple[str, ...], board: consoles.Board, begun: float, cause: Cause, *, debug: bool
+) -> Result:
     place = workspace.find(path.parent, Path.cwd())
     # Before the recipe, which imports torch: threads are settled by then.
     workspace.enter(place, debug=debug, patient=True)
@@ -89,6 +108,41 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
 
     recipe = recipes.load(path, settings)  # refused before anything starts
     workspace.refuse_full(place)
+    with _logged(place, recipe.model, path, cause) as logged:
+        return _line(path, recipe, place, board, begun, logged)
+
+
+@contextmanager
+def _logged(place: Workspace, model: str, path: Path, cause: Cause) -> Iterator[str]:
+    """Have the run of this block on the log, and tell what it came to; whatever ends it goes on its way."""
+    run = runs.begin(place, model=model, recipe=str(path), why=cause.why, detail=cause.detail, flow_run=cause.flow_run)
+    try:
+        yield run
+    except BaseException as error:
+        _end(place, run, model, cause, _exit_code(error), " ".join(str(error).split()))
+        raise
+    _end(place, run, model, cause, 0, "")
+
+
+def _end(place: Workspace, run: str, model: str, cause: Cause, code: int, words: str) -> None:
+    outcome = runs.OUTCOMES.get(code, runs.OUTCOMES[1])
+    with suppress(AtelierError, OSError):  # a full disk must not hide what the run came to
+        runs.end(place, run, exit_code=code, outcome=outcome)
+        events.tell(
+            place, "run.failed" if code else "run.ended", model=model, why=words or outcome,
+            facts={"run": run, "cause": cause.why, "exit_code": code, "outcome": outcome},
+        )  # fmt: skip
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, AtelierError):
+        return error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        return AtelierError.exit_code
+    return STOPPED if _interrupted(error) else 1
+
+
+def _line(path: Path, recipe: "Recipe", place: Workspace, board: consoles.Board, begun: float, logged: str) -> Result:
     page = place.reports / recipe.model / summary.PAGE
     board.console.print(f"[bold]{recipe.model}[/bold]  {path}", highlight=False)
     try:
@@ -101,6 +155,7 @@ def _run(path: Path, settings: tuple[str, ...], board: consoles.Board, begun: fl
             _start_api()
         turn = turns.turn(place.locks, recipe.model, say=board.say)
         with turn, consoles.showing(board):
+            runs.start(place, logged)
             unclosed.close(place.locks, recipe.model)
             sweep(place.store)
             sweep(place.bentos)

@@ -19,6 +19,8 @@ import yaml
 from components.ledger import Ledger
 from components.records import Artifact
 from components.store import Store, digest_of
+from flows import events, runs
+from flows.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "flows" / "recipes" / "fashion-tiny.yaml"
@@ -217,6 +219,15 @@ def test_each_run_leaves_a_record_of_what_its_stages_cost(second: Answer, place:
     assert len(records) >= 2 and not stages["train vae"]["cached"]
 
 
+def test_each_run_is_on_the_log_with_its_cause_and_its_end(second: Answer, place: Place) -> None:
+    here = Workspace(place.project, place.root)
+    newest, *_, oldest = runs.of(here, "fashion-tiny")
+    assert newest.why == "by hand" and runs.last(here)["fashion-tiny"] == newest
+    assert (oldest.outcome, oldest.exit_code) == ("passed", 0) and str(oldest.started) < str(oldest.ended)
+    told = [event for event in events.since(here) if event.facts.get("run") == oldest.id]
+    assert [(event.kind, event.model) for event in told] == [("run.ended", "fashion-tiny")]
+
+
 def test_an_alias_that_a_crash_left_behind_is_mended_by_a_run(second: Answer, place: Place) -> None:
     (version,) = place.ledger.versions("fashion-tiny")
     place.ledger.move(  # as a run does that dies before MLflow is told
@@ -250,6 +261,8 @@ def test_a_gate_that_nobody_passes_exits_with_4_and_registers_nothing(second: An
     failed = place.atelier("run", "fashion-tiny", "--set", "gates.0.at_least=0.999")
     assert failed.code == 4 and "label_entropy at least 0.999" in failed.json["error"]
     assert len(place.ledger.versions()) == before
+    here = Workspace(place.project, place.root)
+    assert runs.last(here)["fashion-tiny"].outcome == "gates failed" and events.since(here)[-1].kind == "run.failed"
     assert "Gates" in failed.seen and "no: " in failed.seen
     report = (place.root / "reports" / "fashion-tiny" / "report.html").read_text()
     assert "label_entropy at least 0.999" in report and "nothing is registered" in report
