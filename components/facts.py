@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # workers do without pandas
     import pandas as pd
 
 PASSED_ON = ["id", "label", "text", "split"]  # what a row's facts keep of the row itself
-COMPARED = ("duplicate", "leaks", "near_leaks")  # what a row is beside the others
+COMPARED = ("duplicate", "near_duplicate", "leaks", "near_leaks")  # what a row is beside the others
+SHARE_OF = "share_of_"  # before the name of a fact: the share of all rows that have the same as this one
 CHUNK = 25_000  # rows of facts in memory at once
 
 
@@ -72,16 +73,17 @@ class Facts:
         near_leaks = _among(self.near, alive & train)
         return pa.table(
             {
-                "duplicate": self._repeated(alive),
+                "duplicate": self._repeated(self.same, alive),
+                "near_duplicate": self._repeated(self.near, alive),
                 "leaks": held_out & _among(self.same, alive & train),
                 "near_leaks": pa.array(near_leaks, mask=~held_out),
             }
         )
 
-    def _repeated(self, alive: np.ndarray) -> np.ndarray:
-        """Whether a living row before it on its side has the same content."""
-        known = self.same >= 0
-        place = np.where(known, self.same.astype(np.int64) * len(self.names) + self.sides, 0)
+    def _repeated(self, numbers: np.ndarray, alive: np.ndarray) -> np.ndarray:
+        """Whether a living row before it on its side has the same number."""
+        known = numbers >= 0
+        place = np.where(known, numbers.astype(np.int64) * len(self.names) + self.sides, 0)
         first = np.full(place.max(initial=0) + 1, len(self), np.int32)
         backwards = np.flatnonzero(alive & known)[::-1]
         first[place[backwards]] = backwards  # of several at one place the last stays: the first row
@@ -125,8 +127,14 @@ def frame(table: pa.Table) -> "pd.DataFrame":
     return told
 
 
-def label_weight(table: "pd.DataFrame") -> "pd.Series[float]":
-    """Each row's label: its share of its side, over the share it would have if all labels were equal."""
+def weighed(table: "pd.DataFrame", name: str) -> "pd.Series[float]":
+    """What each row weighs among all: as `label_weight` its label on its side, or as `share_of_...` that fact.
+
+    A label weighs its share over the share that it would have if all were equal. What is unknown weighs nothing known.
+    """
+    if name.startswith(SHARE_OF):
+        fact = table[name.removeprefix(SHARE_OF)]
+        return fact.map(fact.value_counts(normalize=True)).astype(float)
     sides = table.groupby("split")["label"]
     share = table.groupby(["split", "label"])["label"].transform("size") / sides.transform("size")
     return share * sides.transform("nunique")

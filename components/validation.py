@@ -117,15 +117,17 @@ def _ask(questions: Questions, asked: Sequence[Expectation], table: Facts, besid
 def _ask_of_all(table: Facts, alive: np.ndarray, asked: Sequence[Expectation]) -> Questions | None:
     """What is asked of the accepted rows as a whole; None where every row was rejected: none is left to speak of."""
     asked = [expectation for expectation in asked if expectation.scope == "dataset"]
-    questions = Questions("dataset", asked, [*table.known, "label_weight"])
+    weighing = {"label_weight": {"label", "split"}, **{facts.SHARE_OF + name: {name} for name in table.known}}
+    questions = Questions("dataset", asked, [*table.known, *weighing])
     if not alive.any():
         return None
     beside = table.compared(alive)
     for expectation in asked:  # each with its own columns only, which bounds the memory
         _give_back()
-        weighed = {"label", "split"} if _named(expectation, ["label_weight"]) else set()
-        here = facts.frame(table.whole(beside, _columns(expectation, table) | weighed, alive))
-        questions.ask([expectation], here.assign(label_weight=facts.label_weight(here)) if weighed else here)
+        weighed = _named(expectation, list(weighing))
+        needed = _columns(expectation, table).union(*(weighing[name] for name in weighed))
+        here = facts.frame(table.whole(beside, needed, alive))
+        questions.ask([expectation], here.assign(**{name: facts.weighed(here, name) for name in weighed}))
     return questions
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -36,6 +37,18 @@ def told(given: Facts, column: str, dead: tuple[int, ...] = ()) -> list[Any]:
 
 def test_the_second_on_its_side_is_the_duplicate() -> None:
     assert told(among("tthtt", [7, 8, 7, 7, 7]), "duplicate") == [False, False, False, True, True]
+
+
+def test_the_second_that_is_nearly_the_same_on_its_side_is_the_near_duplicate() -> None:
+    given = among("tthtt", [1, 2, 3, 4, UNKNOWN], near=[7, 8, 7, 7, UNKNOWN])
+    assert told(given, "near_duplicate") == [False, False, False, True, False]
+    assert told(given, "near_duplicate", dead=(0,)) == [False] * 5
+
+
+def test_a_share_is_that_of_the_rows_with_the_same_fact() -> None:
+    table = pd.DataFrame({"language": ["en", "en", None, "fr"], "split": "train"})
+    shares = facts.weighed(table, "share_of_language")
+    assert shares.dropna().tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3]) and shares.isna().tolist()[2]
 
 
 def test_a_dead_row_is_nobodys_first() -> None:

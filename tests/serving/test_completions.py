@@ -22,15 +22,20 @@ CONTROLS = {
     "max_tokens": {"default": 24, "at_least": 1, "at_most": 400},
     "temperature": {"default": 1.0, "at_least": 0.0, "at_most": 2.0},
     "top_p": {"default": 1.0, "at_least": 0.05, "at_most": 1.0},
+    "top_k": {"default": 0, "at_least": 0, "at_most": 256},
+    "repetition_penalty": {"default": 1.0, "at_least": 1.0, "at_most": 2.0},
 }
 
 
-def written(shop, *, model, tokenizer, family="gpt", controls=CONTROLS, **card) -> Served:
-    """A bundle of a small untrained model of text."""
+def written(shop, *, model, tokenizer, family="gpt", controls=CONTROLS, minds=False, **card) -> Served:
+    """A bundle of a small untrained model of text, which `minds` what it reads where that is asked for."""
     module = families.get(family)
     torch.manual_seed(1)
     sizes = {"layers": 1, "width": 16} | ({"heads": 2} if family == "gpt" else {})
     network = module.Model(module.Config(**sizes), TextSpec(tokenizer=tokenizer, context=32))
+    for weights in network.parameters():
+        if minds and not weights.any():
+            torch.nn.init.normal_(weights, std=0.3)
     with shop.store.writing("weights") as draft:
         network.save(draft.directory)
     given = {"model": model, "controls": controls, "max_samples": 4, "latency_ms": 2000, **card}
@@ -44,8 +49,9 @@ def parts(tmp_path_factory):
     signer = provenance.Signer.of(provenance.new_key())
     plays = {"1": written(shop, model="plays", tokenizer=ByteTokens())}
     tunes = {"1": written(shop, model="tunes", tokenizer=CharacterTokens(characters="abc"), family="lstm")}
+    reader = {"1": written(shop, model="reader", tokenizer=ByteTokens(), minds=True)}
     bare = {"1": written(shop, model="bare", tokenizer=ByteTokens(), controls={})}
-    names = {"plays": plays, "tunes": tunes, "bare": bare, "fashion": {"1": shop.served()}}
+    names = {"plays": plays, "tunes": tunes, "reader": reader, "bare": bare, "fashion": {"1": shop.served()}}
     release = shop.release(**{name: {"champion": "1", "versions": versions} for name, versions in names.items()})
     parts = shop.parts(release, signer=signer, journal=shop.root / "journal.db", places=40)
     yield parts
@@ -146,6 +152,9 @@ def test_the_route_for_all_controls_makes_the_same_text(client, url):
         ({"max_tokens": 1_000_000}, "max_tokens"),
         ({"temperature": 1e9}, "temperature"),
         ({"temperature": -1}, "temperature"),
+        ({"extra_body": {"controls": {"top_k": -1}}}, "top_k"),
+        ({"extra_body": {"controls": {"repetition_penalty": 1e9}}}, "repetition_penalty"),
+        ({"extra_body": {"seed": -1}}, "seed"),
         ({"top_p": 0}, "top_p"),
         ({"logprobs": 5}, "logprobs"),
         ({"echo": True}, "echo"),
@@ -166,6 +175,40 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(client, asked, told):
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, **{"model": "plays", **asked})
     assert told in refused.value.message
+
+
+def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(client):
+    asked = {"model": "reader", "max_tokens": 30, "prompt": "ROMEO"}
+    cold = {ask(client, **asked, temperature=0, seed=seed).choices[0].text for seed in range(3)}
+    single = ask(client, **asked, seed=9, extra_body={"controls": {"top_k": 1}}).choices[0].text
+    assert cold == {single}
+
+
+def test_a_penalty_on_repetition_keeps_tokens_from_coming_back(client):
+    asked = {"model": "reader", "max_tokens": 8, "temperature": 0, "prompt": "aaaa"}
+    plain, penalised = (
+        ask(client, **asked, extra_body={"controls": {"repetition_penalty": penalty}}).choices[0].text
+        for penalty in (1.0, 2.0)
+    )
+    assert plain != penalised
+
+
+def test_of_a_prompt_longer_than_the_context_its_end_counts(client):
+    """The model looks back on 32 tokens: what stands before them changes nothing, what stands among them does."""
+
+    def goes_on(prompt):
+        return ask(client, model="reader", max_tokens=12, seed=6, prompt=prompt).choices[0].text
+
+    question = "To be, or not to be, that is the question"
+    assert goes_on("a" * 500 + question) == goes_on("b" * 90 + question)
+    assert goes_on("a" * 500 + question) != goes_on("a" * 500 + question.upper()[:-1] + "n")
+
+
+def test_an_empty_prompt_and_none_begin_a_text(client, url):
+    empty = ask(client, model="plays", prompt="", max_tokens=9, seed=3)
+    assert empty.usage.prompt_tokens == 0 and empty.choices[0].text
+    none = httpx.post(f"{url}/completions", json={"model": "plays", "max_tokens": 9, "seed": 3}).json()
+    assert none["choices"][0]["text"] == empty.choices[0].text
 
 
 def test_hostile_prompts_are_read_or_refused_and_never_break_the_server(client, url):

@@ -1,6 +1,7 @@
 """Sound through the official `openai` client, unchanged: a WAV that says itself where it comes from."""
 
 import io
+import json
 import wave
 
 import httpx
@@ -113,11 +114,42 @@ def test_a_voice_is_a_class_and_the_input_what_it_says(client, url):
         ({"response_format": "mp3"}, "response_format"),
         ({"speed": 2.0}, "speed"),
         ({"extra_body": {"controls": {"seconds": 1e9}}}, "seconds"),
+        ({"extra_body": {"controls": {"seconds": 0}}}, "seconds"),
         ({"extra_body": {"controls": {"temperature": -1}}}, "temperature"),
+        ({"extra_body": {"controls": {"temperature": 1e9}}}, "temperature"),
         ({"model": "fashion"}, "makes image"),
+        ({"model": "choir", "input": "abc " * 5}, "20 bytes, and this model speaks at most 16"),
+        ({"model": "choir", "input": "abd\x07e"}, "3 characters that the model has never heard spoken: 'd' (U+0064)"),
+        ({"model": "choir", "input": "c\x00b"}, "'\\x00' (U+0000)"),
+        ({"model": "choir", "input": "a" * 5000}, "at most 4096"),
+        ({"model": "choir", "input": None}, "input"),
+        ({"model": "choir", "voice": "x" * 300}, "voice"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_its_name(client, asked, told):
     with pytest.raises(openai.BadRequestError) as refused:
         spoken(client, **asked)
     assert told in refused.value.message
+
+
+def test_hostile_texts_are_spoken_or_refused_and_never_break_the_server(client, url):
+    def sent(body):
+        return httpx.post(f"{url}/audio/speech", content=body, headers={"Content-Type": "application/json"})
+
+    lone = sent(b'{"model": "choir", "input": "a\\ud800"}')
+    assert lone.status_code == 400 and lone.json()["error"]["param"] == "input"
+    assert sent(json.dumps({"model": "choir", "input": "a" * 10**6}).encode()).status_code == 413
+    assert sent(b'{"model": "choir"}').json()["error"]["message"] == "input is missing"
+    assert sent(b'{"model": "choir", "input": "a", "controls": {"temperature": NaN}}').status_code == 400
+    for text in ("", " ", "c", "ABC"):
+        sound = spoken(client, model="choir", input=text, extra_body={"controls": {"seconds": 0.02}})
+        with wave.open(io.BytesIO(sound.content)) as file:
+            assert 80 <= file.getnframes() <= 160
+
+
+def test_temperature_0_takes_the_likeliest_sample_whatever_the_seed(client):
+    def cold(seed):
+        return spoken(client, extra_body={"seed": seed, "controls": {"temperature": 0, "seconds": 0.05}}).content
+
+    with wave.open(io.BytesIO(cold(1))) as one, wave.open(io.BytesIO(cold(2))) as other:
+        assert one.readframes(400) == other.readframes(400)

@@ -5,8 +5,9 @@ of sounds beside one training window alone, `coverage` that of held-out ones wit
 compare log-mel statistics, in squared standard deviations of the held-out ones; `spectral_distance` is in dB; the rest
 are shares in [0, 1], or how far from the real share.
 `understood` is of spoken texts, by a recogniser that chooses among all transcripts of the data: `understood_new` of
-held-out ones; `voice_fd` and `voice_kd` are of an embedding and `mos` is the opinion that listeners would have, 1 to 5,
-where what they need is installed. What lies behind the end of a sound counts nowhere.
+held-out ones; `label_accuracy` is how often a sound is taken for the class that was asked for, by discriminants of
+training sounds, a mean over the classes; `voice_fd` and `voice_kd` are of an embedding and `mos` is the opinion that
+listeners would have, 1 to 5, where what they need is installed. What lies behind the end of a sound counts nowhere.
 N sounds, T samples, F frames, M bands, D features.
 """
 
@@ -29,6 +30,7 @@ from components.controls import PublicControl
 from components.loading import Foretold
 from components.modalities.audio import codec, opinions, picture, recogniser, voices
 from components.modalities.audio.batch import PAD, Waves, plain
+from components.modalities.audio.discriminants import Discriminants
 from components.modalities.audio.prediction import Predictor
 from components.modalities.audio.shards import FULL, Split
 
@@ -50,6 +52,7 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "mos": "higher",
     "understood": "higher",
     "understood_new": "higher",
+    "label_accuracy": "higher",
 }
 OF_TEXTS = ("understood", "understood_new")
 # held where a recipe says nothing of the metric; `infra/decisions/0016-gates.md` says where the numbers come from
@@ -61,7 +64,8 @@ GATES: Sequence[Mapping[str, Any]] = (
     {"metric": "coverage", "at_least": 0.04},
     {"metric": "overfit", "at_least": -0.3},  # below: the training side is foretold worse than what was held out
 )
-OF_ROWS = ("copied", "clipped", "clicks", "understood")  # shares of each sound vary less than if it were one
+OF_LABELS = ("label_accuracy",)
+OF_ROWS = ("copied", "clipped", "clicks", "understood", "label_accuracy")  # shares of each sound vary less than rows
 OF_VOICES = ("voice_fd", "voice_kd")
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
 PAIRS = 6  # of a generated and a training sound, shown as evidence
@@ -74,6 +78,7 @@ PITCH = (60.0, 400.0)  # Hz
 
 Nats = Callable[..., tuple[Tensor, Any] | None]
 Requests = Sequence[Mapping[str, Any]]
+Said = tuple[str, str]  # a text, and the name of its class, empty where there is none
 
 
 def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
@@ -86,6 +91,11 @@ def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, Jso
         return (
             f"{metric} is about the control 'text', which the recipe does not offer. Add it to controls, as in "
             '{text: {default: ""}}, for candidates with `speaks: true`.'
+        )
+    if metric in OF_LABELS and "label" not in controls:
+        return (
+            f"{metric} is about the control 'label', which the recipe does not offer. Add it to controls, as in "
+            "{label: {default: any}}, for candidates with `conditional: true`."
         )
     return None
 
@@ -103,7 +113,8 @@ class Reference:
 
     def measure(self, generated: Waves, asked: Requests = ({},)) -> dict[str, float]:
         """Every metric of this modality for one set of generated sounds."""
-        return self._against(generated, self._real) | self._heard(generated, [one.get("text", "") for one in asked])
+        told = self._against(generated, self._real) | self._heard(generated, [one.get("text", "") for one in asked])
+        return told | self._known(generated, [one.get("label") for one in asked])
 
     def likelihood(self, nats: Nats) -> Foretold:
         """How well a model foretells the held-out side, and how much better as much of the training side."""
@@ -149,24 +160,27 @@ class Reference:
         return every.rows(kept[torch.linspace(0, len(kept) - 1, min(REAL_AT_MOST, len(kept))).long()])
 
     @cached_property
-    def _texts(self) -> tuple[list[str], list[str]]:
+    def _said(self) -> tuple[list[Said], ...]:
         """What is said in the windows of the training side and of the held-out one, where that is known."""
-        sides = [split.batch(torch.arange(len(split))).text for split in (self.train, self.held_out)]
-        train, held_out = (
-            [text for text in recogniser.transcripts(side) if text] for side in sides if side is not None
-        )
-        return train, held_out
+        classes = self.train.spec.classes
+        sides: list[list[Said]] = []
+        for split in (self.train, self.held_out):
+            every = split.batch(torch.arange(len(split)))
+            texts = [] if every.text is None else recogniser.transcripts(every.text)
+            names = [""] * len(split) if every.labels is None else [classes[label] for label in every.labels.tolist()]
+            sides.append([one for one in zip(texts, names, strict=False) if one[0]])
+        return tuple(sides)
 
     @cached_property
     def _recogniser(self) -> recogniser.Recogniser:
-        return recogniser.Recogniser([text for side in self._texts for text in side])
+        return recogniser.Recogniser([text for side in self._said for text, _ in side])
 
     def _heard(self, sounds: Waves, asked: Sequence[str]) -> dict[str, float]:
         """How many of the sounds that were to say something do; nothing where none was."""
         if not any(asked):
             return {}
         texts = [asked[at % len(asked)] for at in range(len(sounds))]
-        known = {recogniser.spoken(text) for text in self._texts[0]}
+        known = {recogniser.spoken(text) for text, _ in self._said[0]}
         new = [text if recogniser.spoken(text) not in known else "" for text in texts]
         rate = self.held_out.spec.rate
         shares = {
@@ -174,6 +188,22 @@ class Reference:
             for name, said in zip(OF_TEXTS, (texts, new), strict=True)
         }
         return {name: share for name, share in shares.items() if share is not None}
+
+    @cached_property
+    def _discriminants(self) -> Discriminants | None:
+        """What knows the classes of real sounds; None where the data have none, or but one."""
+        labels_N, classes = self._training.labels, len(self.train.spec.classes)
+        if labels_N is None or classes < 2:
+            return None
+        return Discriminants.of(self._training_KD, labels_N, classes=classes)
+
+    def _known(self, sounds: Waves, asked: Sequence[str | None]) -> dict[str, float]:
+        """How often sounds are taken for the class that they were to be of; nothing where none was asked for."""
+        if self._discriminants is None or None in asked:
+            return {}
+        classes = list(self.train.spec.classes)
+        labels_N = torch.tensor([classes.index(str(asked[at % len(asked)])) for at in range(len(sounds))])
+        return {"label_accuracy": self._discriminants.accuracy(_features(sounds, self.train.spec.rate), labels_N)}
 
     def _against(self, sounds: Waves, real: Waves) -> dict[str, float]:
         rate = self.held_out.spec.rate
@@ -226,11 +256,27 @@ class Reference:
         """Sounds are made from seeds alone."""
 
     def requests(self, controls: Mapping[str, PublicControl]) -> Requests:
-        """The texts of both sides in turn where the endpoint speaks; else sounds as long as a window, if it lets."""
+        """What sounds are asked for, over and over: the texts of both sides in turn where the endpoint speaks.
+
+        Else sounds as long as a window, if it lets; in either case of each class in turn, where it lets choose one.
+        """
+        names = self._classes(controls)
         if "text" in controls:
-            pairs = zip_longest(*map(_once, self._texts))
-            return [{"text": text} for pair in pairs for text in pair if text and self._can_be_said(text)]
-        return [{"seconds": self.held_out.spec.length / self.held_out.spec.rate}] if "seconds" in controls else [{}]
+            sides = [_once((text, name if names else "") for text, name in side) for side in self._said]
+            said = [one for pair in zip_longest(*sides) for one in pair if one and self._can_be_said(one[0])]
+            if not names:
+                return [{"text": text} for text, _ in said]
+            groups = [[{"text": text, "label": name} for text, name in said if name == asked] for asked in names]
+            return _in_turn([group for group in groups if group])
+        length = {"seconds": self.held_out.spec.length / self.held_out.spec.rate} if "seconds" in controls else {}
+        return [{"label": name, **length} for name in names] or [length]
+
+    def _classes(self, controls: Mapping[str, PublicControl]) -> Sequence[str]:
+        """The classes of the data that the endpoint lets choose, in order."""
+        if "label" not in controls:
+            return ()
+        choices = controls["label"].choices
+        return [name for name in self.train.spec.classes if choices is None or name in choices]
 
     def _can_be_said(self, text: str) -> bool:
         return set(plain(text)) <= set(self.held_out.spec.characters)
@@ -240,7 +286,14 @@ class Reference:
         order = torch.randperm(len(self._real), generator=torch.Generator().manual_seed(0))
         one, other = (self._real.rows(half) for half in order.chunk(2))
         heard = {} if self._real.text is None else self._heard(self._real, recogniser.transcripts(self._real.text))
-        return {**self._against(one, other), **heard, "bits_per_sample": self._predicted}
+        return {**self._against(one, other), **heard, **self._real_known(), "bits_per_sample": self._predicted}
+
+    def _real_known(self) -> dict[str, float]:
+        """How often held-out sounds are taken for their own class."""
+        labels_N = self._real.labels
+        if self._discriminants is None or labels_N is None:
+            return {}
+        return {"label_accuracy": self._discriminants.accuracy(_features(self._real, self.train.spec.rate), labels_N)}
 
     def sheets(self, generated: Waves) -> dict[str, bytes]:
         """What a person looks at and listens to: generated sounds, and as many real ones."""
@@ -258,9 +311,15 @@ def _clips(split: Split) -> list[np.ndarray]:
     return [split.samples[start:end].astype(np.float64) / FULL for start, end in zip(starts, split.ends, strict=True)]
 
 
-def _once(texts: Iterable[str]) -> list[str]:
-    """Each text once, in order."""
-    return list(dict.fromkeys(texts))
+def _once(said: Iterable[Said]) -> list[Said]:
+    """Each once, in order."""
+    return list(dict.fromkeys(said))
+
+
+def _in_turn(groups: Sequence[Requests]) -> Requests:
+    """One of each group after another, those of shorter ones over and over."""
+    most = max(map(len, groups), default=0)
+    return [group[at % len(group)] for at in range(most) for group in groups]
 
 
 def _frames(sounds: Waves, rate: int) -> tuple[Tensor, Tensor]:

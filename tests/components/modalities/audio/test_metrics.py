@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from components.controls import PublicControl
 from components.modalities.audio import metrics, opinions, voices
 from components.modalities.audio.batch import Waves
+from components.modalities.audio.discriminants import Discriminants
 from components.modalities.audio.prediction import CLASSES, EDGES, Predictor
 from components.modalities.audio.shards import Prepare, open_split, write
 from components.rows import Row
@@ -67,6 +69,63 @@ def test_sounds_like_the_data_are_near_to_them(reference: metrics.Reference, goo
     assert found["clipped"] == found["clicks"] == 0
     assert found["silence_gap"] < 0.1 and found["voiced_gap"] < 0.1
     assert found.keys() <= metrics.DIRECTIONS.keys()
+
+
+@pytest.fixture(scope="module")
+def sorted_by_pitch(tmp_path_factory: pytest.TempPathFactory) -> metrics.Reference:
+    """Voices of two classes that a pitch tells apart, and what they say."""
+    folder: Path = tmp_path_factory.mktemp("classes")
+    sides = {"train": range(40), "held_out": range(40, 60)}
+    rows = [
+        Row(f"r{seed}", sounds.saved(low(seed) if seed % 2 else high(seed), RATE), seed % 2, f"number {seed}", side)
+        for side, seeds in sides.items()
+        for seed in seeds
+    ]
+    counts = {side: len(seeds) for side, seeds in sides.items()}
+    write(iter(rows), folder, prepare=Prepare(rate=RATE, seconds=1, text=16), classes=("high", "low"), counts=counts)
+    splits = (open_split(folder, side) for side in sides)
+    return metrics.Reference.of(*splits, None, classes=("high", "low"))
+
+
+def high(seed: int) -> np.ndarray:
+    return sounds.melody(seed, seconds=0.5)
+
+
+def low(seed: int) -> np.ndarray:
+    return sounds.melody(seed, seconds=0.5).cumsum(dtype=np.float64) / 40
+
+
+def test_sounds_of_the_class_that_was_asked_for_are_known_and_others_are_seen(
+    sorted_by_pitch: metrics.Reference,
+) -> None:
+    asked = [{"label": "high"}, {"label": "low"}]
+    made = np.stack([part(seed) for seed in range(100, 120) for part in (high, low)]).astype(np.float32)
+    right = Waves(torch.from_numpy(made), torch.full((40,), 4000))
+    assert sorted_by_pitch.measure(right, asked)["label_accuracy"] > 0.95
+    assert sorted_by_pitch.measure(right, asked[::-1])["label_accuracy"] < 0.05
+    deaf = right.rows(torch.arange(0, 40, 2))  # whatever is asked for, it makes the first
+    assert sorted_by_pitch.measure(deaf, asked)["label_accuracy"] == 0.5
+    assert sorted_by_pitch.floor()["label_accuracy"] > 0.95
+    assert "label_accuracy" not in sorted_by_pitch.measure(right)
+
+
+def test_each_class_is_asked_for_in_turn_with_texts_of_its_own(sorted_by_pitch: metrics.Reference) -> None:
+    label = PublicControl(default="any")
+    asked = sorted_by_pitch.requests({"label": label})
+    assert asked == [{"label": "high"}, {"label": "low"}]
+    spoken = sorted_by_pitch.requests({"label": label, "text": PublicControl(default="")})
+    assert [one["label"] for one in spoken[:4]] == ["high", "low"] * 2
+    assert {int(one["text"].split()[1]) % 2 for one in spoken if one["label"] == "low"} == {1}
+    (one,) = sorted_by_pitch.requests({"label": PublicControl(default="low", choices=("low",))})
+    assert one == {"label": "low"}
+    assert "'label', which the recipe does not offer" in str(metrics.lacking("label_accuracy", controls=(), prepare={}))
+
+
+def test_a_class_of_which_nothing_was_heard_is_never_told() -> None:
+    features = torch.tensor([[0.0, 0.1], [0.1, 0.0], [1.0, 1.1], [1.1, 1.0]])
+    known = Discriminants.of(features, torch.tensor([0, 0, 2, 2]), classes=3)
+    assert known.accuracy(features, torch.tensor([0, 0, 2, 2])) == 1
+    assert known.accuracy(features, torch.tensor([1, 1, 1, 1])) == 0
 
 
 PLANTS = {

@@ -73,6 +73,7 @@ PLANTS = {
     "address": (b"write to jo@example.org " * 9, "holds 9 e-mail addresses"),
     "phone": (b"call +49 30 901820 now, " * 2, "holds 2 phone numbers"),
     "card": (b"pay with 4111 1111 1111 1111.", "holds 1 numbers of payment cards"),
+    "profane": (b"oh damn this bloody fog, " * 9, "is profane: 20.0% of its words, must be at most 5%"),
     "long line": (b"word " * 200_000, "has a line of 1000000 characters, must be at most 100000"),
     "twin": (clean(1)[0].replace(b"\n", b"  \r\n"), "is the same text as an earlier row"),
 }
@@ -98,7 +99,33 @@ def nearly_the_same() -> list[bytes]:
     return texts
 
 
+def twice_in_other_words() -> list[bytes]:
+    """Eight of forty say again what an earlier one of their side says, but for case and signs."""
+    texts = clean()
+    for number in range(20, 28):
+        texts[number] = texts[number - 20].upper().replace(b".", b"!")
+    return texts
+
+
+def strays(kinds: list[str]) -> list[bytes]:
+    """Two hundred English texts, and among them one of each other kind."""
+    texts = [f"The {seed} houses of the village stand by the river. ".encode() * 2 for seed in range(200)]
+    texts = [english + corpus.text(seed, 20).encode() for seed, english in enumerate(texts)]
+    for number, kind in enumerate(kinds):
+        texts[15 * number] = (kind * 30).encode()
+    return texts
+
+
+SCRIPTS = ["Добрый день. ", "今日は良い天気です。", "Καλημέρα σε όλους. ", "नमस्ते दुनिया। ", "สวัสดีชาวโลก ", "مرحبا بكم "]
+LATIN = [
+    "Guten Morgen, wie geht es Ihnen heute? ", "Buongiorno a tutti, come state oggi? ",
+    "Bom dia, tudo bem com você? ", "Hyvää huomenta, mitä sinulle kuuluu? ", "Dzień dobry, jak się pan dzisiaj miewa? ",
+]  # fmt: skip
+
 WHOLE = {
+    "near duplicates": (twice_in_other_words, r"nearly the same as earlier ones of their side \(8: r20; r21"),
+    "languages": (lambda: strays(LATIN + SCRIPTS), r"in languages that hardly any other is in \(1\d: r0; r15"),
+    "scripts": (lambda: strays(SCRIPTS), r"in scripts that hardly any other is in \(6: r0; r15"),
     "leak": (same_on_both_sides, r"held-out texts are in the training side too \(1: r9\)"),
     "near leak": (nearly_the_same, r"held-out texts are nearly the same as training ones \(1: r9\)"),
     "little": (lambda: clean(8), r"fewer than 10000 characters in all \(\d{4}\)"),
