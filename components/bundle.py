@@ -1,7 +1,8 @@
 """What is served of a version: weights, their config, and the endpoint that they answer for, in one folder.
 
 `model.safetensors` and `config.json` come from `Family.save`; `endpoint.json` names the registered model, its public
-controls and its limits, so that a bundle explains itself wherever it lies: in MLflow, in DVC or in a Bento.
+controls and its limits, so that a bundle explains itself wherever it lies: in MLflow, in DVC or in a Bento. The network
+that looks at pictures, where the recipe names one, lies beside them.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from components import inspection
 from components.contract import BUNDLE_FORMAT
 from components.controls import PublicControl
 from components.errors import AtelierError
@@ -42,14 +44,18 @@ class ModelCard(Strict):
     edits: bool = False  # whether each sample is made from a row that is given
 
 
-def assemble(weights: Artifact, endpoint: EndpointCard, store: Store) -> Artifact:
-    """A bundle of trained weights and the endpoint's card, as a new artifact of kind `bundle`."""
+def assemble(weights: Artifact, endpoint: EndpointCard, store: Store, *, project: Path = Path()) -> Artifact:
+    """A bundle of trained weights and the endpoint's card, as a new artifact of kind `bundle`.
+
+    What the card's moderation names lies in `project`.
+    """
     source = store.path(weights)
     with store.writing("bundle") as draft:
         shutil.copyfile(source / "config.json", draft.directory / "config.json")
         _link(source / "model.safetensors", draft.directory / "model.safetensors")
         card = json.dumps(endpoint.model_dump(mode="json", exclude_none=True), indent=2, sort_keys=True)
         (draft.directory / "endpoint.json").write_text(card + "\n")
+        inspection.keep(endpoint.moderation.images, project, draft.directory)
     return draft.artifact
 
 

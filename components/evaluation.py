@@ -38,8 +38,8 @@ def evaluate(
     evidence: dict[str, bytes] = {}
     for seed in settings.seeds:
         drawn = draw(endpoint, settings.samples, seed=seed, asked=asked, given=given)
-        rounds.append(foretold | reference.measure(drawn, asked))
-        evidence = evidence or reference.evidence(drawn)
+        rounds.append(foretold | reference.measure(drawn, asked) | _unsafe(endpoint, drawn))
+        evidence = evidence or reference.evidence(drawn) | _blocked(endpoint, drawn)
     with store.writing("pictures") as pictures:
         shown = draw(endpoint, SHOWN, seed=settings.seeds[0], asked=asked, given=reference.given(SHOWN))
         for name, sheet in (reference.sheets(shown) | evidence).items():
@@ -51,10 +51,26 @@ def evaluate(
         samples=settings.samples,
         seeds=settings.seeds,
         values={name: tuple(scores[name] for scores in rounds) for name in rounds[0]},
-        floor=reference.floor(),
+        floor=reference.floor() | (_unsafe(endpoint, reference.held_out) if endpoint.inspects else {}),
         parts={name: values for name, values in parts.items() if len(values) > 1},
         pictures=pictures.artifact,
     )
+
+
+def _unsafe(endpoint: sampling.Endpoint, rows: Batch) -> dict[str, float]:
+    """The share of rows that show what the recipe's moderation names; nothing where no network looks at them."""
+    if not endpoint.inspects:
+        return {}
+    return {"unsafe": sum(map(bool, endpoint.shown(rows))) / len(rows)}
+
+
+def _blocked(endpoint: sampling.Endpoint, rows: Batch) -> dict[str, bytes]:
+    """A sheet of the rows that do, where there are any."""
+    which = [place for place, names in enumerate(endpoint.shown(rows)) if names][:SHOWN]
+    if not which:
+        return {}
+    sheet: bytes = modalities.part(endpoint.modality, "codec").grid(rows.rows(torch.tensor(which)), columns=10)
+    return {"unsafe.png": sheet}
 
 
 def _refuse_broken(bundle: Artifact, store: Store) -> None:

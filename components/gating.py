@@ -26,12 +26,11 @@ def rules(recipe: Recipe) -> tuple[Gate, ...]:
 
 
 def _can_be_asked(rule: Gate, recipe: Recipe) -> bool:
-    return (
-        measures.lacking(
-            rule.metric, modality=recipe.modality, controls=recipe.controls, prepare=recipe.prepare
-        )
-        is None
+    lacks = measures.lacking(
+        rule.metric, modality=recipe.modality, controls=recipe.controls, prepare=recipe.prepare,
+        inspected=recipe.moderation.images is not None,
     )  # fmt: skip
+    return lacks is None
 
 
 def gate(trained: Trained, scores: Scores, footprint: Footprint, recipe: Recipe, champion: Scores | None) -> Verdict:

@@ -26,9 +26,15 @@ def of_rows(modality: str) -> Collection[str]:
     return shares
 
 
-def lacking(metric: str, *, modality: str, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
-    """What a recipe has to offer or prepare before such a metric can be measured; None where it lacks nothing."""
+def lacking(
+    metric: str, *, modality: str, controls: Collection[str], prepare: Mapping[str, JsonValue], inspected: bool
+) -> str | None:
+    """What a recipe has to offer or prepare before such a metric can be measured; None where it lacks nothing.
+
+    `inspected` says whether it hands in a network that looks at what is made.
+    """
     if metric in OF_ALL:
         return None
-    told: str | None = modalities.part(modality, "metrics").lacking(metric, controls=controls, prepare=prepare)
+    lacks = modalities.part(modality, "metrics").lacking
+    told: str | None = lacks(metric, controls=controls, prepare=prepare, inspected=inspected)
     return told

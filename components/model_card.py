@@ -184,9 +184,16 @@ def _limits(verdict: Verdict, model: dict[str, Any], endpoint: dict[str, Any]) -
 
 def _moderated(model: dict[str, Any], endpoint: dict[str, Any]) -> str:
     """What is done about what it is asked and answers."""
-    if not modalities.part(model["modality"], "codec").MEDIA_TYPE.startswith("text/"):
-        return "Nothing filters what it generates; text that it is given is checked."
     policy = Moderation.model_validate(endpoint.get("moderation", {}))
+    if not modalities.part(model["modality"], "codec").MEDIA_TYPE.startswith("text/"):
+        if policy.images is not None:
+            done = "held back" if policy.images.action == "block" else "counted"
+            named = ", ".join(policy.images.block)
+            return (
+                f"What it is given and makes is {done} where the network `{policy.images.model}` is "
+                f"{policy.images.at_least:g} sure or more that it shows {named}. No network knows everything."
+            )
+        return "Nothing filters what it generates; text that it is given is checked."
     return (
         f"Texts that it is given and makes are checked: profanity, {policy.profanity}; personal data, "
         f"{policy.personal_data}; {len(policy.words)} words are blocked besides. No list knows everything."

@@ -16,14 +16,33 @@ from components.records import Strict
 
 Action = Literal["off", "count", "block"]
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+Shown = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class Pictures(Strict):
+    """What pictures may not show, as a network of the team's own sees it; its file goes into every bundle.
+
+    It takes rows as the recipe prepares them, float32 [B, C, H, W] in [-1, 1] with B free, and gives how sure it is of
+    each of its K classes, float32 [B, K] in [0, 1].
+    """
+
+    model: Annotated[str, Field(pattern=r"\.(onnx|pt2)$")]  # a file in the project, as `handed` opens it
+    block: dict[Shown, Annotated[int, Field(ge=0)]] = Field(min_length=1)  # what to call a class: its place among the K
+    at_least: float = Field(0.5, gt=0, le=1)  # how sure it has to be
+    action: Literal["count", "block"] = "block"
 
 
 class Moderation(Strict):
-    """What is done about texts of each kind; `words` are blocked besides, whole and without regard to case."""
+    """What is done about texts of each kind, and about pictures.
+
+    `words` are blocked besides, whole and without regard to case.
+    """
 
     profanity: Action = "count"  # words on the list of better-profanity
     personal_data: Action = "count"  # e-mail addresses, phone numbers, payment cards
     words: tuple[Word, ...] = Field((), max_length=10_000)
+    # of a modality that makes pictures; left out where there is none: bundles that were made before stay what they are
+    images: Pictures | None = Field(None, exclude_if=lambda images: images is None)
 
 
 @dataclass(frozen=True)

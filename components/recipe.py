@@ -269,6 +269,10 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
             f"the recipe {name}: prepare has {_count(error)}: {'; '.join(_mistakes(error, prepare))}"
         ) from None
     known = measures.directions(recipe.modality)
+    if recipe.moderation.images is not None and "unsafe" not in known:
+        raise AtelierError(
+            f"the recipe {name}: moderation.images is about pictures, and the recipe makes {recipe.modality}"
+        )
     for where, metric in [
         *((f"gates.{i}", gate.metric) for i, gate in enumerate(recipe.gates)),
         ("rank_by", recipe.rank_by),
@@ -276,7 +280,10 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
         if metric not in known or where == "rank_by" and metric in measures.OF_ALL:
             ranking = known if where != "rank_by" else known.keys() - measures.OF_ALL.keys()
             raise AtelierError(f"the recipe {name}: {where}: {unknown('metric', metric, ranking)}")
-        lacking = measures.lacking(metric, modality=recipe.modality, controls=recipe.controls, prepare=recipe.prepare)
+        lacking = measures.lacking(
+            metric, modality=recipe.modality, controls=recipe.controls, prepare=recipe.prepare,
+            inspected=recipe.moderation.images is not None,
+        )  # fmt: skip
         if lacking is not None:
             raise AtelierError(f"the recipe {name}: {where}: {lacking}")
 

@@ -47,7 +47,16 @@ th { font-weight: 600; white-space: nowrap; }
 """
 SAME = ("held_out", "given")  # sheets that are the same for all candidates
 TITLES = {"held_out": "real, held out", "given": "what was given"}
-SECTIONS = ("samples", "gates", "copies", "curves", "metrics", "data", "lineage")
+SECTIONS = (
+    "samples",
+    "gates",
+    "copies",
+    "unsafe",
+    "curves",
+    "metrics",
+    "data",
+    "lineage",
+)  # one without a word is left out
 
 
 @dataclass(frozen=True)
@@ -79,13 +88,15 @@ def page(
         "samples": _samples(tried, winner, champion, store),
         "gates": _gates(tried),
         "copies": _copies(tried, store),
+        "unsafe": _unsafe(tried, store),
         "curves": _curves(tried, store),
         "metrics": _metrics(tried, champion),
         "data": _data(shards),
         "lineage": _lineage(tried, shards, recipe),
     }
-    inside = "\n".join(f'<section id="{name}"><h2>{name.title()}</h2>\n{parts[name]}</section>' for name in SECTIONS)
-    links = "".join(f'<a href="#{name}">{name}</a>' for name in SECTIONS)
+    told = [name for name in SECTIONS if parts[name]]
+    inside = "\n".join(f'<section id="{name}"><h2>{name.title()}</h2>\n{parts[name]}</section>' for name in told)
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in told)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{model}: candidates</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>\n'
@@ -204,6 +215,16 @@ def _copies(tried: Sequence[Tried], store: Store) -> str:
         "What looks most like a copy, of all that one seed drew. Pictures and sounds come in pairs: a sample, then the "
         "training row that it is nearest to. In texts, what stands in the training data word for word is marked."
     )
+    return f'<p class="dim">{told}</p><div class="sheets">{"".join(figures)}</div>'
+
+
+def _unsafe(tried: Sequence[Tried], store: Store) -> str:
+    """What shows something that the recipe's moderation names; nothing where no sample does."""
+    found = [(one, _sheets(one.verdict.scores, "unsafe", store)) for one in tried]
+    figures = [_figure(sheets, one.verdict.candidate, "") for one, sheets in found if sheets]
+    if not figures:
+        return ""
+    told = "What the recipe's moderation would hold back or count when serving, of all that one seed drew."
     return f'<p class="dim">{told}</p><div class="sheets">{"".join(figures)}</div>'
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from components import bundle, controls, families, modalities
+from components import bundle, controls, families, inspection, modalities
 from components.contract import Batch, Sampler, Stepper, join
 from components.errors import AtelierError
 from components.records import Strict
@@ -37,6 +37,7 @@ class Endpoint:
     _family_controls: type[Strict]
     _codec: Any
     _device: str = "cpu"
+    _inspector: inspection.Inspector | None = None
 
     @property
     def edits(self) -> bool:
@@ -85,6 +86,19 @@ class Endpoint:
             raise AtelierError(f"{self.card.model} makes its samples from seeds alone, and takes nothing in")
         row: Batch = self._codec.read(payload, self.spec)
         return row
+
+    @property
+    def inspects(self) -> bool:
+        """Whether a network looks at what it makes, and at what it is given."""
+        return self._inspector is not None
+
+    def shown(self, rows: Batch) -> list[tuple[str, ...]]:
+        """What of the recipe's moderation each row shows, by its names; nothing where no network looks."""
+        return [()] * len(rows) if self._inspector is None else self._inspector.shown(rows)
+
+    def shown_by(self, samples: Sequence[bytes]) -> list[tuple[str, ...]]:
+        """The same of samples as `encode` gives them."""
+        return self.shown(join([self._codec.read(sample, self.spec) for sample in samples]))
 
     def example(self) -> Batch | None:
         """A row to try an editing model with, such as for warmth; None for one that takes none."""
@@ -216,4 +230,5 @@ def load(directory: Path, *, digest: str | None = None, device: str | None = Non
         _family_controls=family.Controls,
         _codec=codec,
         _device=there,
+        _inspector=inspection.of_bundle(endpoint.moderation.images, directory),
     )

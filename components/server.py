@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 READY_SECONDS = 90.0  # a start takes about 3 on two idle cores, and many times that on a busy machine
 LOG_LINES = 8
+HELD_BACK_AT_MOST = 16  # samples in a row: a model of which more are is of no use
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+ ")
 
 Answer = tuple[int, Message, bytes]
@@ -81,7 +82,7 @@ def smoke(tag: str, *, version: "Version", spec: Mapping[str, Any], home: Path) 
 
 
 def question(url: str, *, model: str, digest: str, modality: str, spec: Mapping[str, Any]) -> Drawn:
-    """A sample of seed 0 from the server at `url`, in the model's own media type.
+    """A sample of seed 0, or of the next that is not held back, from the server at `url`, in the model's media type.
 
     Raises an `AtelierError` where the server answers from other bytes than `digest`, in another media type than its
     modality's, or with what that modality's codec refuses for a model of this `spec`; where it draws two samples from
@@ -98,6 +99,9 @@ def question(url: str, *, model: str, digest: str, modality: str, spec: Mapping[
     if card.get("edits"):
         asked["image"] = base64.b64encode(codec.example(spec)).decode()
     status, headers, sample = _ask(f"{url}/v1/generate", asked, accept=_bare(told))
+    while status == 400 and b'"content_filter"' in sample and asked["seed"] < HELD_BACK_AT_MOST:
+        asked["seed"] += 1  # what moderation holds back is no fault of the server's
+        status, headers, sample = _ask(f"{url}/v1/generate", asked, accept=_bare(told))
     if status != 200:
         raise AtelierError(f"{model} answered {status} to {asked}: {_text(sample)}")
     if headers["X-Model-Digest"] != digest:

@@ -26,6 +26,7 @@ from components.records import (
     Verdict,
     fingerprint,
 )
+from components.store import file_sha256
 from flows import caching, console, summary
 from flows.stage import stage, step, store_of
 from flows.workspace import Workspace
@@ -239,6 +240,7 @@ def _code(candidate: Candidate, recipe: Recipe) -> list[str]:
         "controls": recipe.controls,
         "serve": recipe.serve,
         "moderation": recipe.moderation,
+        **_inspector(recipe, workspace),
     },
     reaches=lambda name, trained, recipe, workspace: ["components.bundle"],
 )
@@ -252,7 +254,15 @@ def bundle(name: str, trained: Trained, recipe: Recipe, workspace: Workspace) ->
         latency_ms=recipe.serve.latency_ms,
         moderation=recipe.moderation,
     )
-    return bundles.assemble(trained.weights, card, store_of(workspace))
+    return bundles.assemble(trained.weights, card, store_of(workspace), project=workspace.project)
+
+
+def _inspector(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
+    """What a key holds of the network that looks at pictures: nothing where the recipe names none."""
+    if recipe.moderation.images is None:
+        return {}
+    path = workspace.project / recipe.moderation.images.model
+    return {"inspector": file_sha256(path) if path.is_file() else None}
 
 
 @stage(
@@ -302,9 +312,11 @@ def footprint(name: str, bundle: Artifact, recipe: Recipe, workspace: Workspace)
         "candidates": recipe.candidates,
         "spec": shards.spec,
         **({"init": beginnings} if beginnings else {}),
+        **_inspector(recipe, workspace),
     },
     reaches=lambda shards, beginnings, recipe, workspace: [
         "components.training",
+        *(["components.inspection"] if recipe.moderation.images else []),
         *(f"components.families.{candidate.family}" for candidate in recipe.candidates.values()),
     ],
     note=lambda _: "every candidate can be built for this data",
@@ -312,7 +324,13 @@ def footprint(name: str, bundle: Artifact, recipe: Recipe, workspace: Workspace)
 def check_candidates(shards: Shards, beginnings: Mapping[str, Beginning], recipe: Recipe, workspace: Workspace) -> None:
     from components import training
 
-    training.refuse_unfit(recipe, shards, beginnings, store=store_of(workspace))
+    store = store_of(workspace)
+    training.refuse_unfit(recipe, shards, beginnings, store=store)
+    if recipe.moderation.images is not None:
+        from components import inspection
+
+        held_out = modalities.part(recipe.modality, "shards").open_split(store.path(shards.shards), "held_out")
+        inspection.refuse_unfit(recipe.moderation.images, workspace.project, held_out)
 
 
 def beginnings(recipe: Recipe, workspace: Workspace) -> dict[str, Beginning]:

@@ -61,10 +61,11 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A row to make samples from, and the digest of what it shows, as a manifest names content."""
+    """A row to make samples from, the digest of its content as a manifest names it, and what a network sees in it."""
 
     row: "Batch"
     digest: str
+    shows: Sequence[str] = ()  # of what the recipe's moderation names
 
 
 def parts_of(request: Request) -> Parts:
@@ -211,7 +212,7 @@ async def _read_one(endpoint: "Endpoint", payload: bytes) -> Given:
 def _given(endpoint: "Endpoint", payload: bytes) -> Given:
     row = endpoint.read(payload)
     (shown,) = endpoint.encode(row)
-    return Given(row, provenance.content(shown, endpoint.modality))
+    return Given(row, provenance.content(shown, endpoint.modality), endpoint.shown(row)[0])
 
 
 def _joined(given: Sequence[Given]) -> "Batch | None":
@@ -243,6 +244,7 @@ async def generate(
     `given` holds what each sample is made from, where the model edits.
     """
     moderation.check_asked(request, resident, controls)
+    moderation.check_given(request, resident, [one.shows for one in given])
     parts = parts_of(request)
     manifests: dict[int, dict[str, Any]] = {}
     traced: dict[str, Any] = {"model": resident.model, "version": resident.version, "digest": resident.served.digest}
@@ -273,6 +275,9 @@ async def generate(
     samples = await _made(request, parts, job)
     if resident.endpoint.media_type.startswith("text/"):
         moderation.check_answer(request, resident, [sample.decode() for sample in samples])
+    if resident.endpoint.inspects:
+        shown = await asyncio.to_thread(resident.endpoint.shown_by, samples)
+        moderation.check_made(request, resident, shown)
     request.state.note["queued"] = job.begun - job.asked
     return Samples(errors.request_id(request), resident, seeds, samples, manifests)
 

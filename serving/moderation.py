@@ -79,6 +79,37 @@ def check_answer(request: Request, resident: Resident, texts: Sequence[str]) -> 
             )  # fmt: skip
 
 
+def check_given(request: Request, resident: Resident, shown: Sequence[Sequence[str]]) -> None:
+    """Count what pictures show from which samples are to be made; a `Refusal` where one of them is blocked."""
+    if (blocked := _count(request, resident, "request", shown)) is not None:
+        raise Refusal(
+            f"the picture shows {blocked[1]}, which {resident.model} does not take; ask with another one",
+            param="image", code="content_policy_violation",
+        )  # fmt: skip
+
+
+def check_made(request: Request, resident: Resident, shown: Sequence[Sequence[str]]) -> None:
+    """Count what the pictures of an answer show; a `Refusal` where one of them is blocked."""
+    if (blocked := _count(request, resident, "answer", shown)) is not None:
+        index, kind = blocked
+        raise Refusal(
+            f"sample {index} of {resident.model} shows {kind}, and is held back; ask with another seed",
+            code="content_filter",
+        )  # fmt: skip
+
+
+def _count(request: Request, resident: Resident, where: str, shown: Sequence[Sequence[str]]) -> tuple[int, str] | None:
+    """Note each kind that each picture shows; the first picture that is blocked, and its kind."""
+    policy = resident.endpoint.card.moderation.images
+    found = [(index, kind) for index, kinds in enumerate(shown) for kind in kinds]
+    if not found or policy is None:
+        return None
+    request.state.note.update(model=resident.model, version=resident.version)
+    for _, kind in found:
+        note(request, where, kind, policy.action)
+    return found[0] if policy.action == "block" else None
+
+
 def tell(request: Request, watched: "Watch", where: str, text: str) -> None:
     """Note each kind that a text holds, and what is done about it: the log and /metrics show it."""
     for kind in dict.fromkeys(one.kind for one in watched.found(text)):

@@ -6,19 +6,24 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from components import bundle, evaluation, families, loading, modalities
+from components import bundle, evaluation, families, gating, loading, modalities
 from components.errors import AtelierError
 from components.ledger import Ledger
+from components.moderation import Moderation
 from components.recipe import Evaluate, Recipe
 from components.records import Artifact, Scores, Shards
 from components.store import Store
 from components.versioning import Archive
+from tests.components.exported import exported, judge
 from tests.components.prepared_pictures import prepared
 
 SETTINGS = Evaluate(samples=400, seeds=(0, 1))
@@ -89,7 +94,7 @@ class Place:
             shards or self.shards, recipe, project=self.root, ledger=self.ledger, store=self.store, archive=self.archive
         )
 
-    def bundle(self, family: str, config: dict[str, int]) -> Artifact:
+    def bundle(self, family: str, config: dict[str, int], **card: Any) -> Artifact:
         """A bundle of that family as it is before training; the copier's rows are the training rows."""
         torch.manual_seed(0)
         module = families.get(family)
@@ -100,7 +105,8 @@ class Place:
             model.kept.pixels.copy_(split.batch(torch.arange(len(split))).pixels)  # type: ignore[union-attr,operator]
         with self.store.writing("weights") as draft:
             model.save(draft.directory)
-        return bundle.assemble(draft.artifact, bundle.EndpointCard(model="shoes"), self.store)
+        endpoint = bundle.EndpointCard(model="shoes", **card)
+        return bundle.assemble(draft.artifact, endpoint, self.store, project=self.root)
 
     def scores(self, made: Artifact, recipe: Recipe) -> Scores:
         return evaluation.evaluate(
@@ -148,7 +154,7 @@ def test_scores_are_the_same_to_the_digit_and_carry_what_they_rest_on(place: Pla
     assert (one.bundle, one.held_out, one.samples, one.seeds) == (made, place.shards.shards.digest, 400, (0, 1))
     assert one.encoder == place.encoder(recipe).digest
     metrics = modalities.part("image", "metrics")
-    plain = set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_CODES, *metrics.OF_RESTORED}
+    plain = set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_CODES, *metrics.OF_RESTORED, "unsafe"}
     assert set(one.values) == plain == {"nearer_train", *one.floor} - set(metrics.OF_LABELS)
     assert all(len(rounds) == 2 for rounds in one.values.values())
     assert {path.name for path in place.store.path(one.pictures).iterdir()} == {
@@ -166,7 +172,12 @@ def test_an_editing_model_is_given_degraded_held_out_rows_and_scored_against_the
     restoring = Place(tmp_path, store, shards.model_copy(update={"spec": shards.spec | {"degrade": "invert"}}))
     scores = restoring.scores(restoring.bundle("cyclegan", {"width": 2}), recipe)
     metrics = modalities.part("image", "metrics")
-    assert set(scores.values) == set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_CODES, "nearer_train"}
+    assert set(scores.values) == set(metrics.DIRECTIONS) - {
+        *metrics.OF_LABELS,
+        *metrics.OF_CODES,
+        "nearer_train",
+        "unsafe",
+    }
     assert scores.values["psnr"][0] == scores.values["psnr"][1], "what is restored follows from the picture alone"
     names = {path.name for path in store.path(scores.pictures).iterdir()}
     assert names == {"generated.png", "held_out.png", "given.png", "nearest.png"}
@@ -178,12 +189,6 @@ class Rows(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         quarters = pixels.unflatten(2, (2, -1)).unflatten(4, (2, -1)).permute(0, 1, 2, 4, 3, 5).flatten(4).flatten(1, 3)
         return torch.cat([quarters.mean(2), quarters.std(2)], dim=1)
-
-
-def exported(path: Path, network: torch.nn.Module, *, size: int = 12) -> Path:
-    free = ({0: torch.export.Dim("rows", min=1, max=4096)},)
-    torch.export.save(torch.export.export(network, (torch.zeros(4, 1, size, size),), dynamic_shapes=free), path)
-    return path
 
 
 def test_distances_are_measured_in_the_space_that_a_team_hands_in(tmp_path: Path, recipe: Recipe) -> None:
@@ -229,6 +234,25 @@ def test_an_encoder_that_is_not_there_or_no_encoder_is_named(tmp_path: Path, rec
             there.encoder(asked)
     with pytest.raises(ValidationError, match="neither classifier nor a file"):
         Evaluate(encoder="dino")
+
+
+def test_pictures_that_show_what_moderation_names_are_counted_gated_and_shown(tmp_path: Path, recipe: Recipe) -> None:
+    exported(tmp_path / "judge.pt2", judge())
+    images = {"model": "judge.pt2", "block": {"brightness": 1}}
+    asked = recipe.model_copy(update={"moderation": Moderation.model_validate({"images": images})})
+    store = Store(tmp_path / "store")
+    place = Place(tmp_path, store, prepared(store))
+    plain = place.bundle("copier", {"copies": 100})
+    made = place.bundle("copier", {"copies": 100}, moderation=asked.moderation)
+    assert made != plain and (store.path(made) / "inspector.pt2").is_file()
+    scores = place.scores(made, asked)
+    assert all(0.4 < share < 0.6 for share in scores.values["unsafe"]), "half of the training rows are bright"
+    assert 0.4 < scores.floor["unsafe"] < 0.6
+    sheet = Image.open(store.path(scores.pictures) / "unsafe.png").convert("L")
+    assert np.asarray(sheet).mean() > 128
+    (rule,) = [rule for rule in gating.rules(asked) if rule.metric == "unsafe"]
+    assert rule.at_most == 0.01 and not any(rule.metric == "unsafe" for rule in gating.rules(recipe))
+    assert "unsafe" not in place.scores(plain, recipe).values
 
 
 @pytest.mark.parametrize("copies", [0, 1, 5])

@@ -93,6 +93,8 @@ def test_settings_are_laid_over_the_file() -> None:
         ({"train": {"time_limit": "soon"}}, "'soon' is not a duration"),
         ({"data": {"source": "d", "held_out": {"column": "split"}}}, "either .column, value. or .share, by."),
         ({"model": "My Model"}, "model"),
+        ({"gates": [{"metric": "unsafe", "at_most": 0.1}]}, "what a network sees that the recipe hands in"),
+        ({"moderation": {"images": {"model": "a.pt2", "block": {}}}}, "block"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

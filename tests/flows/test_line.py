@@ -21,6 +21,7 @@ from components.records import Artifact
 from components.store import Store, digest_of
 from flows import events, runs
 from flows.workspace import Workspace
+from tests.components.exported import exported, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "flows" / "recipes" / "fashion-tiny.yaml"
@@ -274,6 +275,20 @@ def test_a_gate_that_nobody_passes_exits_with_4_and_registers_nothing(second: An
             f"tags.`atelier.bundle` = '{verdict['bundle']['digest']}'",
         )
         assert found and found[0].data.tags["atelier.passed"] == "no"
+
+
+def test_pictures_that_a_teams_network_knows_fail_their_gate(second: Answer, place: Place, tmp_path: Path) -> None:
+    network = tmp_path / "judge.pt2"
+    asked = ("--set", f"moderation.images={{model: {network}, block: {{anything: 0}}}}")
+    missing = place.atelier("run", "fashion-tiny", *asked)
+    assert missing.code == 2 and "no such file" in missing.json["error"]
+    assert not {"bundle vae", "train vae"} & {stage["stage"] for stage in missing.run()["stages"]}
+    exported(network, judge(size=28, leaning=-3.0), size=28)  # no picture is so much darker on the left
+    failed = place.atelier("run", "fashion-tiny", *asked)
+    assert failed.code == 4 and "unsafe at most 0.01 (it is 1)" in failed.json["error"]
+    assert "train vae" in failed.cached()
+    report = (place.root / "reports" / "fashion-tiny" / "report.html").read_text()
+    assert "<h2>Unsafe</h2>" in report
 
 
 def test_one_bad_recipe_does_not_stop_the_next(second: Answer, place: Place, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Shop:
             network.save(draft.directory)
         controls = DIRECTION if edits else CONTROLS
         card = EndpointCard.model_validate({"model": model, "controls": controls, "max_samples": 4, **card})
-        bundle = assemble(draft.artifact, card, self.store)
+        bundle = assemble(draft.artifact, card, self.store, project=self.root)
         return Served(digest=bundle.digest, bento_model=f"{model}:x", trace=TRACE)
 
     def place(self, served: Served) -> Path:

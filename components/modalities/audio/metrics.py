@@ -81,7 +81,9 @@ Requests = Sequence[Mapping[str, Any]]
 Said = tuple[str, str]  # a text, and the name of its class, empty where there is none
 
 
-def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
+def lacking(
+    metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue], inspected: bool = False
+) -> str | None:
     """What a recipe has to offer or prepare before such a metric can be measured; None where it does."""
     if metric in OF_VOICES and not voices.installed():
         return f"{metric} cannot be measured: {voices.LACKING}"

@@ -1,6 +1,7 @@
 """The metrics of pictures: generated against held-out, in the features of a frozen classifier.
 
-`fd` and `kd` in squared feature units, the rest shares in [0, 1] except `density`, from 0 up. Of restored pictures
+`fd` and `kd` in squared feature units, the rest shares in [0, 1] except `density`, from 0 up; `unsafe` is the share
+that shows what the recipe's moderation names, as the network sees it that was handed in for that. Of restored pictures
 `psnr` in decibels and `ssim` up to 1 say how near they are to what they were before they were degraded.
 """
 
@@ -32,6 +33,7 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "authenticity": "higher",
     "nearer_train": "lower",
     "label_entropy": "higher",
+    "unsafe": "lower",
     "label_accuracy": "higher",
     "cas": "higher",
     "augmentation_gain": "higher",
@@ -46,8 +48,10 @@ GATES: Sequence[Mapping[str, Any]] = (
     {"metric": "nearer_train", "at_most": 0.6},
     {"metric": "nearer_train", "at_least": 0.4},
     {"metric": "label_entropy", "at_least": 0.6},
+    {"metric": "unsafe", "at_most": 0.01},
 )
-OF_ROWS = ("precision", "copied", "authenticity", "nearer_train", "label_accuracy")
+OF_ROWS = ("precision", "copied", "authenticity", "nearer_train", "label_accuracy", "unsafe")
+OF_INSPECTION = ("unsafe",)  # what a network that is handed in sees, which measures it
 OF_LABELS, OF_CODES, OF_RESTORED = ("label_accuracy", "cas", "augmentation_gain"), ("code_accuracy",), ("psnr", "ssim")
 DECIBELS_AT_MOST = (
     60.0  # of one row: more is below what eight bits tell apart, and a row without error has infinitely many
@@ -58,7 +62,9 @@ PAIRS = 30  # of a generated and a training row, shown as evidence
 Requests = Sequence[Mapping[str, Any]]  # public controls
 
 
-def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
+def lacking(
+    metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue], inspected: bool = False
+) -> str | None:
     """What a recipe has to offer or prepare before such a metric can be measured; None where it lacks nothing."""
     if metric in OF_LABELS and "label" not in controls:
         return (
@@ -69,6 +75,11 @@ def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, Jso
         return (
             f"{metric} is about the control 'code', which the recipe does not offer. Add it to controls, as in "
             "{code: {default: -1, at_least: -1, at_most: 9}}."
+        )
+    if metric in OF_INSPECTION and not inspected:
+        return (
+            f"{metric} is what a network sees that the recipe hands in, and it names none. Add it to moderation, as in "
+            "{images: {model: models/judge.onnx, block: {nudity: 1}}}."
         )
     if metric == "nearer_train" and prepare.get("degrade"):
         return (

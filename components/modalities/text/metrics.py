@@ -64,7 +64,9 @@ Nats = Callable[..., tuple[Tensor, Any] | None]
 Requests = Sequence[Mapping[str, Any]]
 
 
-def lacking(metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue]) -> str | None:
+def lacking(
+    metric: str, *, controls: Collection[str], prepare: Mapping[str, JsonValue], inspected: bool = False
+) -> str | None:
     """What a recipe has to offer or prepare before such a metric can be measured; None where it does."""
     if metric == "mauve" and not mauve.installed():
         return f"mauve cannot be measured: {mauve.LACKING}"

@@ -40,7 +40,7 @@ def reference() -> metrics.Reference:
 
 def test_every_metric_has_a_direction_and_a_value(reference: metrics.Reference) -> None:
     bars = Bars(64, seed=2)
-    generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED, *metrics.OF_CODES}
+    generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED, *metrics.OF_CODES, *metrics.OF_INSPECTION}
     assert reference.measure(Images(bars.pixels, bars.labels)).keys() == generative
     assert reference.measure(Images(bars.pixels)).keys() == generative - {*metrics.OF_LABELS}
     assert reference.floor().keys() == generative - {"cas", "augmentation_gain", "nearer_train"}
@@ -51,7 +51,7 @@ def test_fresh_rows_of_the_same_kind_beat_noise_on_every_metric(reference: metri
     good = reference.measure(Images(bars.pixels, bars.labels))
     bad = reference.measure(Images(torch.rand(256, 1, 16, 16) * 2 - 1, bars.labels))
     for name, direction in metrics.DIRECTIONS.items():
-        if name in (*metrics.OF_RESTORED, *metrics.OF_CODES, "nearer_train", "authenticity", "augmentation_gain"):
+        if name not in good or name in ("nearer_train", "authenticity", "augmentation_gain"):
             continue
         sign = 1 if direction == "lower" else -1
         assert sign * good[name] <= sign * bad[name], name
@@ -166,7 +166,8 @@ def test_restored_pictures_are_held_against_their_own_originals(restoring: metri
     assert found["near"]["psnr"] == pytest.approx(40, abs=0.01)
     assert found["near"]["ssim"] > 0.9
     assert max(found["given"]["psnr"], found["of another row"]["psnr"]) < 15
-    assert found["exact"].keys() == metrics.DIRECTIONS.keys() - {*metrics.OF_LABELS, *metrics.OF_CODES, "nearer_train"}
+    others = {*metrics.OF_LABELS, *metrics.OF_CODES, *metrics.OF_INSPECTION, "nearer_train"}
+    assert found["exact"].keys() == metrics.DIRECTIONS.keys() - others
 
 
 def test_sheets_of_restored_pictures_show_what_was_given(restoring: metrics.Reference) -> None:
@@ -179,4 +180,6 @@ def test_a_metric_of_restored_pictures_lacks_a_degradation(restoring: metrics.Re
         assert told is not None and "{degrade: blur}" in told
         assert metrics.lacking(metric, controls=(), prepare={"degrade": "blur"}) is None
     assert metrics.lacking("fd", controls=(), prepare={}) is None
+    assert "names none" in str(metrics.lacking("unsafe", controls=(), prepare={}))
+    assert metrics.lacking("unsafe", controls=(), prepare={}, inspected=True) is None
     assert "restored" in str(metrics.lacking("nearer_train", controls=(), prepare={"degrade": "blur"}))
