@@ -2,11 +2,16 @@
 
 Models are those of the recipes, trained by the real line in a workspace of their own, which is kept: what is there is
 not trained again. A fault is planted in what a model draws, in its weights, in its footprint or in its data; the rest
-of what is judged is the model's own. False alarms are counted over verdicts on healthy models whose sampling seeds are
-drawn by lot, three at a time, from twenty rounds each; half of the rounds are the candidate's and half the champion's,
-so that both are the same model in other samples.
+of what is judged is the model's own.
+
+False alarms are counted over verdicts on healthy models, 200 of each. In each of twenty scenes half of the held-out
+rows count, by lot (half-samples: McCarthy, 1969, whose spread is that of a fresh held-out side), and nine rounds of
+samples, by lot from a pool of twice as many that are drawn afresh; parts of a likelihood are drawn with replacement.
+Ten verdicts of a scene each take their rounds by lot, as many as the recipe has seeds, for the candidate and as many
+others for the champion: both are the same model in other samples.
 """
 
+import copy
 import json
 import os
 import random
@@ -14,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,8 +33,9 @@ from components import evaluation, footprint, gating, ingestion, modalities, pre
 from components import recipe as recipes
 from components.contract import Batch
 from components.errors import AtelierError, DataRejected
+from components.estimates import Estimate
 from components.recipe import Recipe
-from components.records import Artifact, Footprint, Scores, Shards, Trained, Verdict
+from components.records import Artifact, Check, Footprint, Scores, Shards, Trained, Verdict
 from components.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +47,8 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "shakespeare": (),
     "prompts": (),
 }
-ROUNDS, CHOSEN, RESAMPLED = 20, 3, 200
+SCENES, ROUNDS, VERDICTS = 20, 9, 10  # 200 verdicts of a model
+ALARMED = ("fashion", "shakespeare", "prompts")  # whose models are the healthy ones
 
 Rows = Any
 Planted = Callable[[Rows, "Model", random.Random], Rows]
@@ -93,16 +101,23 @@ class Model:
     def count(self) -> int:
         return self.recipe.evaluate.samples
 
+    @property
+    def seeds(self) -> int:
+        return len(self.recipe.evaluate.seeds)
+
     def draw(self, seed: int) -> Batch:
         return evaluation.draw(self.endpoint, self.count, seed=seed, asked=self.asked)
 
-    def scored(self, rounds: list[dict[str, float]], *, told: Any = None, bundle: Artifact | None = None) -> Scores:
+    def scored(
+        self, rounds: Sequence[Mapping[str, float]], *, told: Any = None, bundle: Artifact | None = None,
+        floor: Mapping[str, float] | None = None,
+    ) -> Scores:  # fmt: skip
         values, parts = told or self.foretold
         return Scores(
             bundle=bundle or self.bundle, encoder=None if self.encoder is None else self.encoder.digest,
             held_out=self.shards.shards.digest, samples=self.count, seeds=tuple(range(len(rounds))),
-            values={name: tuple((values | one)[name] for one in rounds) for name in values | rounds[0]},
-            floor=self.floor, parts=parts, pictures=self.bundle,
+            values={name: tuple({**values, **one}[name] for one in rounds) for name in {**values, **rounds[0]}},
+            floor=floor or self.floor, parts=parts, pictures=self.bundle,
         )  # fmt: skip
 
     def judged(self, scores: Scores, champion: Scores | None, *, taken: Footprint | None = None) -> Verdict:
@@ -115,12 +130,11 @@ class Model:
 
 def main() -> None:
     """The table of planted faults, then how often healthy models are failed."""
-    models = [model for name, settings in RUNS.items() for model in _models(name, settings)]
-    drawn = {model.bundle.digest: _rounds(model) for model in models}
-    for model in models:
-        _faults(model, drawn[model.bundle.digest])
+    models = {name: list(_models(name, settings)) for name, settings in RUNS.items()}
+    for model in (model for one in models.values() for model in one):
+        _faults(model)
     _data_faults()
-    _alarms(models, drawn)
+    _alarms([model for name in ALARMED for model in models[name]])
 
 
 def _models(name: str, settings: tuple[str, ...]) -> Iterator[Model]:
@@ -165,21 +179,43 @@ def _shards(recipe: Recipe, store: Store) -> Shards:
     return preprocessing.prepare(checked, recipe.prepare, modality=kind, store=store)
 
 
-def _rounds(model: Model) -> list[dict[str, float]]:
-    """The metrics of each sampling seed, measured once and kept beside the workspace."""
+def _scenes(model: Model) -> list[dict[str, Any]]:
+    """What each scene measures of a model: the rounds, and what real rows score; once, and kept in the workspace."""
     digest = model.bundle.digest.removeprefix("sha256:")
-    kept = WORKSPACE / "rounds" / f"{digest}-{model.count}-{modalities_digest(model)}.json"
+    kept = WORKSPACE / "scenes" / f"{digest}-{model.count}-{SCENES}-{ROUNDS}.json"
     if not kept.exists():
-        rounds = [model.reference.measure(model.draw(1000 + seed), model.asked) for seed in range(ROUNDS)]
+        assert model.floor  # what scenes share is measured before they are copies
+        pool, chance = sampling.join([model.draw(1000 + seed) for seed in range(2 * ROUNDS)]), random.Random(0)
+        scenes = [_scene(model, pool, chance) for _ in range(SCENES)]
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(rounds))
-    found: list[dict[str, float]] = json.loads(kept.read_text())
+        kept.write_text(json.dumps(scenes))
+    found: list[dict[str, Any]] = json.loads(kept.read_text())
     return found
 
 
-def modalities_digest(model: Model) -> str:
-    """Of the names of all metrics: with another one, rounds are measured again."""
-    return "-".join(str(len(name)) for name in modalities.part(model.recipe.modality, "metrics").DIRECTIONS)
+def _scene(model: Model, pool: Rows, chance: random.Random) -> dict[str, Any]:
+    """Half of the held-out rows, and half of the pool in rounds; `asked` of a row goes with its place in its round."""
+    reference = _halved(model.reference, chance)
+    order = chance.sample(range(len(pool)), ROUNDS * model.count)
+    rounds = [pool.rows(torch.tensor(order[at * model.count : (at + 1) * model.count])) for at in range(ROUNDS)]
+    return {"rounds": [reference.measure(rows, model.asked) for rows in rounds], "floor": reference.floor()}
+
+
+def _halved(reference: Any, chance: random.Random) -> Any:
+    """The reference as it would be with half of the real rows that generated ones are compared with."""
+    halved = copy.copy(reference)
+    if hasattr(reference, "held_out_MD"):
+        kept = _half(len(reference.held_out), chance)
+        vars(halved).update(held_out=reference.held_out.rows(kept), held_out_MD=reference.held_out_MD[kept])
+    else:
+        real = reference._real
+        kept = _half(len(real), chance)
+        vars(halved)["_real"] = [real[at] for at in kept] if isinstance(real, list) else real.rows(kept)
+    return halved
+
+
+def _half(size: int, chance: random.Random) -> torch.Tensor:
+    return torch.tensor(sorted(chance.sample(range(size), size // 2)))
 
 
 def _some(rows: Rows, other: Rows, share: float, chance: random.Random) -> Rows:
@@ -233,6 +269,11 @@ def _silent(rows: Rows, model: Model, chance: random.Random) -> Rows:
     return replace(rows, samples=torch.zeros_like(rows.samples))
 
 
+REVERSED: Mapping[str, recipes.HeldOut] = {
+    "fashion": recipes.HeldOut(column="split", value="train"),
+    "shakespeare": recipes.HeldOut(share=0.9, by="block"),
+    "prompts": recipes.HeldOut(share=0.85, by="digest"),
+}
 EVERYWHERE: Mapping[str, Planted] = {
     "training rows in 1% of the samples": _copies(0.01),
     "training rows in 5% of the samples": _copies(0.05),
@@ -245,26 +286,27 @@ FAULTS: Mapping[str, Mapping[str, Planted]] = {
 }
 
 
-def _faults(model: Model, rounds: list[dict[str, float]]) -> None:
+def _faults(model: Model) -> None:
     """Each fault, judged with the champion that the model without it is, and as the first of its name."""
     print(f"== {model.name}", flush=True)
-    champion = model.scored(rounds[:CHOSEN], bundle=Artifact(kind="bundle", digest="sha256:champion"))
+    rounds = [model.reference.measure(model.draw(1000 + seed), model.asked) for seed in range(2 * model.seeds)]
+    champion = model.scored(rounds[: model.seeds], bundle=Artifact(kind="bundle", digest="sha256:champion"))
     planted = dict(FAULTS[model.recipe.modality])
     if "label" in model.recipe.controls:
         planted["wrong labels"] = _other_labels
     for name, plant in planted.items():
         found = []
-        for seed in range(CHOSEN):
+        for seed in range(model.seeds):
             rows = plant(model.draw(2000 + seed), model, random.Random(seed))
             found.append(model.reference.measure(rows, model.asked))
         scores = model.scored(found)
         _print(name, model.judged(scores, champion), model.judged(scores, None))
     _print("training and held-out side swapped", *_swapped(model))
     print(f"  weights that are no numbers: {_broken(model)}", flush=True)
-    healthy = model.scored(rounds[CHOSEN : 2 * CHOSEN])
+    healthy = model.scored(rounds[model.seeds :])
     slow = model.footprint.model_copy(update={"latency_ms": tuple(_slowed(model) for _ in model.recipe.evaluate.seeds)})
     _print("slower than the recipe lets", *(model.judged(healthy, one, taken=slow) for one in (champion, None)))
-    itself = model.judged(champion.model_copy(update={"bundle": model.bundle}), model.scored(rounds[:CHOSEN]))
+    itself = model.judged(champion.model_copy(update={"bundle": model.bundle}), model.scored(rounds[: model.seeds]))
     told = {check.reason for check in itself.checks if "champion" in check.gate}
     print(f"  the champion's own weights again: {'; '.join(sorted(told)) or 'no gate compares with it'}", flush=True)
 
@@ -288,7 +330,7 @@ def _swapped(model: Model) -> tuple[Verdict, Verdict]:
         part.open_split(folder, "held_out"), part.open_split(folder, "train"), encoder,
         classes=model.shards.validated.dataset.classes,
     )  # fmt: skip
-    rounds = [swapped.measure(model.draw(2000 + seed), model.asked) for seed in range(CHOSEN)]
+    rounds = [swapped.measure(model.draw(2000 + seed), model.asked) for seed in range(model.seeds)]
     scores = model.scored(rounds, told=swapped.likelihood(model.endpoint.nats))
     scores = scores.model_copy(update={"floor": swapped.floor()})
     return model.judged(scores, None), model.judged(scores, None)
@@ -333,9 +375,10 @@ def _data_faults() -> None:
         (texts / "other.txt").write_text(("what shit is this fucking shit " * 12 + "\n") * 200)
         data = recipe.data.model_copy(update={"source": "data/texts"})
         print(f"profanity in the corpus: {_rejected(recipe, data, project)}", flush=True)
-    fashion = recipes.load(ROOT / "flows" / "recipes" / "fashion.yaml")
-    reverse = fashion.data.model_copy(update={"held_out": recipes.HeldOut(column="split", value="train")})
-    print(f"the sides of the data named in reverse: {_rejected(fashion, reverse, ROOT)}", flush=True)
+    for name, reverse in REVERSED.items():
+        told = recipes.load(ROOT / "flows" / "recipes" / f"{name}.yaml")
+        data = told.data.model_copy(update={"held_out": reverse})
+        print(f"the sides of {name} in reverse: {_rejected(told, data, ROOT)}", flush=True)
 
 
 def _rejected(recipe: Recipe, data: recipes.Data, project: Path) -> str:
@@ -351,18 +394,46 @@ def _rejected(recipe: Recipe, data: recipes.Data, project: Path) -> str:
     return "NOT CAUGHT"
 
 
-def _alarms(models: list[Model], drawn: Mapping[str, list[dict[str, float]]]) -> None:
-    """How often each gate fails a healthy model, over verdicts on rounds by lot."""
-    print(f"== false alarms, {RESAMPLED} verdicts of each model")
+def _alarms(models: Sequence[Model]) -> None:
+    """How often each gate fails a healthy model, each share with its interval of 95%."""
+    print(f"== false alarms, {SCENES * VERDICTS} verdicts of each model")
+    whole, failed = Counter[bool](), Counter[str]()
     for model in models:
-        chance, failed, whole = random.Random(0), Counter[str](), 0
-        rounds = drawn[model.bundle.digest]
-        for _ in range(RESAMPLED):
-            order = chance.sample(range(ROUNDS), 2 * CHOSEN)
-            ours, theirs = ([rounds[at] for at in part] for part in (order[:CHOSEN], order[CHOSEN:]))
-            champion = model.scored(theirs, bundle=Artifact(kind="bundle", digest="sha256:champion"))
-            verdict = model.judged(model.scored(ours), champion)
-            failed.update(check.gate for check in verdict.checks if not check.passed)
-            whole += not verdict.passed
-        told = ", ".join(f"{gate} {count / RESAMPLED:.3f}" for gate, count in failed.most_common()) or "none"
-        print(f"  {model.name}: {whole / RESAMPLED:.3f} of the verdicts fail; {told}", flush=True)
+        verdicts = [
+            verdict for at, scene in enumerate(_scenes(model)) for verdict in _verdicts(model, scene, random.Random(at))
+        ]
+        own = Counter(check.gate for verdict in verdicts for check in _failed(verdict))
+        whole.update(verdict.passed for verdict in verdicts)
+        failed.update(own)
+        count = sum(not verdict.passed for verdict in verdicts)
+        told = "".join(f"; {gate}: {_share(found, len(verdicts))}" for gate, found in own.most_common())
+        print(f"  {model.name}: {_share(count, len(verdicts))} fail{told}", flush=True)
+    total = whole.total()
+    print(f"  all: {_share(whole[False], total)} fail", flush=True)
+    for gate, found in failed.most_common():
+        print(f"    {gate}: {_share(found, total)}", flush=True)
+
+
+def _verdicts(model: Model, scene: Mapping[str, Any], chance: random.Random) -> Iterator[Verdict]:
+    """Verdicts of a scene on the model, with itself in other samples as the champion."""
+    _, parts = model.foretold
+    for _ in range(VERDICTS):
+        order = chance.sample(scene["rounds"], 2 * model.seeds)
+        lots = [chance.random() for _ in next(iter(parts.values()), ())]
+        again = {name: tuple(found[int(lot * len(found))] for lot in lots) for name, found in parts.items()}
+        told = {name: fmean(found) for name, found in again.items()}, again
+        champion = model.scored(
+            order[model.seeds :], told=told, floor=scene["floor"],
+            bundle=Artifact(kind="bundle", digest="sha256:champion"),
+        )  # fmt: skip
+        yield model.judged(model.scored(order[: model.seeds], told=told, floor=scene["floor"]), champion)
+
+
+def _failed(verdict: Verdict) -> list[Check]:
+    """The first check of each gate that failed."""
+    return list({check.gate: check for check in verdict.checks if not check.passed}.values())
+
+
+def _share(count: int, of: int) -> str:
+    low, high = Estimate.of_shares((count / of,), of).limits(0.975)
+    return f"{count / of:.3f} ({low:.3f} to {high:.3f})"

@@ -152,6 +152,23 @@ def test_a_failed_verdict_is_put_back(town: Town) -> None:
     put_back_because(town, "champion", town.register(passed=False).version, "its verdict failed (fd at most 1)")
 
 
+def test_numbers_forged_in_mlflow_promote_nothing(town: Town, tmp_path: Path) -> None:
+    failed, real = town.register(passed=False), town.ledger.versions("toy")[0]
+    client, aside = town.client, (tmp_path / "runs").as_uri()
+    run = client.create_run(client.create_experiment("toy", aside)).info.run_id
+    client.log_metric(run, "scores/fd", 0.01)
+    verdict = town.ledger.verdict(failed.verdict)
+    assert verdict is not None
+    client.log_text(run, verdict.model_copy(update={"passed": True}).model_dump_json(), "verdict.json")
+    for name, value in {"passed": "yes", "verdict": real.verdict, "bundle": real.bundle, "run": run}.items():
+        client.set_tag(run, f"atelier.{name}", value)
+        client.set_model_version_tag("toy", failed.version, f"atelier.{name}", value)
+    put_back_because(town, "champion", failed.version, "its verdict failed (fd at most 1)")
+    for claimed in (failed.verdict, real.verdict):  # what passed is of another bundle
+        with pytest.raises(AtelierError, match="passing verdict"):
+            town.move("champion", failed.model_copy(update={"verdict": claimed}))
+
+
 def test_a_version_without_its_approvals_is_put_back(town: Town) -> None:
     put_back_because(town, "champion", town.register(approvals=2).version, "0 of the 2 approvals")
 
