@@ -165,6 +165,10 @@ def _against_champion(rule: Gate, check: Check, measured: Measured, champion: Sc
     """A test of non-inferiority: with the stated confidence, not worse by more than what the recipe allows."""
     if champion is None:
         return check.model_copy(update={"passed": True, "reason": "there is no champion yet"})
+    if (other := _other_terms(measured.scores, champion)) is not None:
+        return check.model_copy(
+            update={"reason": f"the champion was scored with another {other}: that compares nothing"}
+        )
     theirs = Measured(champion, {}, measured.of_rows).estimate(rule.metric)
     if theirs is None or not math.isfinite(theirs.mean):
         return check.model_copy(update={"reason": "the champion has no such score to compare with"})
@@ -186,6 +190,12 @@ def _against_champion(rule: Gate, check: Check, measured: Measured, champion: Sc
     )
 
 
+def _other_terms(ours: Scores, theirs: Scores) -> str | None:
+    """What of the terms differs under which both were scored; None where their numbers compare."""
+    terms = {"held-out side": "held_out", "encoder": "encoder", "number of samples": "samples"}
+    return next((name for name, field in terms.items() if getattr(ours, field) != getattr(theirs, field)), None)
+
+
 def _reach(rule: Gate, measured: Measured, champion: Scores, theirs: Estimate) -> float:
     """How much further from the champion than measured the candidate may be.
 
@@ -194,7 +204,7 @@ def _reach(rule: Gate, measured: Measured, champion: Scores, theirs: Estimate) -
     ours = measured.estimate(rule.metric)
     assert ours is not None
     pairs = [one.parts.get(rule.metric, ()) for one in (measured.scores, champion)]
-    if measured.scores.held_out == champion.held_out and len(pairs[0]) == len(pairs[1]) > 1:
+    if len(pairs[0]) == len(pairs[1]) > 1:
         paired = Estimate.of([one - other for one, other in zip(*pairs, strict=True)])
         return estimates.reach_between(paired, Estimate(0.0, 0.0, math.inf), rule.confidence)
     return estimates.reach_between(ours, theirs, rule.confidence)

@@ -44,8 +44,16 @@ th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(-
 td { max-width: 22rem; } td small { display: block; }
 th:first-child, td:first-child { text-align: left; min-width: 9rem; padding-left: 0; }
 th { font-weight: 600; white-space: nowrap; }
+dl + h3, .curves + h3 { margin-top: 1rem; } .of { display: none; }
+@media (max-width: 640px) {
+  #gates thead { display: none; } #gates tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
+  #gates td { display: block; max-width: none; padding: 0; border: 0; text-align: left; }
+  #gates td:first-child { font-weight: 600; } #gates td + td { margin-top: .25rem; }
+  #gates .of { display: inline-block; min-width: 5.5rem; color: var(--dim); }
+}
 """
 SAME = ("held_out", "given")  # sheets that are the same for all candidates
+OF_COPIES = ("copied", "authenticity", "nearer_train")  # metrics that are told beside what looks like copies
 TITLES = {"held_out": "real, held out", "given": "what was given"}
 SECTIONS = (
     "samples",
@@ -188,11 +196,16 @@ def _cost(one: Tried) -> str:
 
 def _gates(tried: Sequence[Tried]) -> str:
     rows = [
-        [escape(checks[0].gate), *(_answer(check) for check in checks)]
+        [escape(checks[0].gate), *(_named(one) + _answer(check) for one, check in zip(tried, checks, strict=True))]
         for checks in zip(*(one.verdict.checks for one in tried), strict=True)
     ]
     told = "Each with the interval that it lies in, and the reason where it does not hold; the interval decides."
     return f'<p class="dim">{told}</p>' + _table(["gate", *(one.verdict.candidate for one in tried)], rows)
+
+
+def _named(one: Tried) -> str:
+    """Whose answer it is, where a narrow page shows no columns."""
+    return f'<span class="of">{escape(one.verdict.candidate)}</span>'
 
 
 def _answer(check: Check) -> str:
@@ -210,12 +223,19 @@ def _copies(tried: Sequence[Tried], store: Store) -> str:
     for one in tried:
         folder = store.path(one.verdict.scores.pictures)
         if sheets := sorted([*folder.glob("nearest.*"), *folder.glob("copied.*")]):
-            figures.append(_figure(sheets, one.verdict.candidate, ""))
+            figures.append(_figure(sheets, one.verdict.candidate, _list(_copying(one.verdict.scores))))
     told = (
         "What looks most like a copy, of all that one seed drew. Pictures and sounds come in pairs: a sample, then the "
         "training row that it is nearest to. In texts, what stands in the training data word for word is marked."
     )
     return f'<p class="dim">{told}</p><div class="sheets">{"".join(figures)}</div>'
+
+
+def _copying(scores: Scores) -> dict[str, str]:
+    """How much of all samples is like single training rows, beside what real rows that were held out score."""
+    real = {name: f", real rows {value:.4g}" for name, value in scores.floor.items()}
+    known = [name for name in OF_COPIES if name in scores.values]
+    return {name: f"{fmean(scores.values[name]):.4g}{real.get(name, '')}" for name in known}
 
 
 def _unsafe(tried: Sequence[Tried], store: Store) -> str:

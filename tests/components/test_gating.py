@@ -151,8 +151,21 @@ def test_what_each_model_foretells_of_the_same_rows_is_compared_part_by_part() -
 
     assert judge(rule, ours=told("a", 0.01), champion=told("b", 0.0)).checks[0].passed
     assert not judge(rule, ours=told("a", 0.1), champion=told("b", 0.0)).checks[0].passed
-    elsewhere = told("b", 0.0).model_copy(update={"held_out": "sha256:other"})
-    assert not judge(rule, ours=told("a", 0.01), champion=elsewhere).checks[0].passed
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"held_out": "sha256:other"}, "another held-out side"), ({"encoder": "sha256:other"}, "another encoder"),
+        ({"samples": 1024}, "another number of samples"),
+    ],
+)  # fmt: skip
+def test_a_champion_that_was_scored_on_other_terms_compares_with_nothing(other: dict[str, Any], told: str) -> None:
+    rule = {"metric": "fd", "not_worse_than": "champion", "tolerance": 0.5}
+    good = scores("b", fd=(9.0, 9.1, 8.9))
+    assert judge(rule, ours=good, champion=scores("champion")).checks[0].passed
+    check = judge(rule, ours=good, champion=scores("champion").model_copy(update=other)).checks[0]
+    assert not check.passed and told in check.reason
 
 
 def test_a_gate_on_what_was_not_measured_fails_and_says_so() -> None:

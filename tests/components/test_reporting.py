@@ -34,8 +34,8 @@ def scores(store: Store, name: str, files: dict[str, bytes] | None = None, **val
             (draft.directory / file).write_bytes(payload)
     return Scores(
         bundle=Artifact(kind="bundle", digest=f"sha256:{name}"), encoder="sha256:e", held_out="sha256:h", samples=16,
-        seeds=(0, 1), floor={"fd": 1.5}, values={name: (value, value + 2) for name, value in values.items()},
-        pictures=draft.artifact,
+        seeds=(0, 1), values={name: (value, value + 2) for name, value in values.items()},
+        floor={"fd": 1.5, "copied": 0.25}, pictures=draft.artifact,
     )  # fmt: skip
 
 
@@ -137,6 +137,16 @@ def test_what_looks_like_a_copy_is_shown_and_copied_words_are_marked(store: Stor
     pairs = {"nearest.png": codec.grid(Images(torch.zeros(2, 1, 8, 8)), columns=2)}
     copies = page(tried(store, "vae", files=pairs), store=store).split('id="copies"')[1].split("</section>")[0]
     assert copies.count("<img") == 1
+    near = tried(store, "vae", files=pairs, values={"fd": 1.0, "copied": 0.002})
+    assert "<dt>copied</dt><dd>1.002, real rows 0.25</dd>" in page(near, store=store).split('id="copies"')[1]
+
+
+def test_what_moderation_names_is_shown_where_there_is_any(store: Store) -> None:
+    assert 'id="unsafe"' not in page(tried(store, "vae"), store=store)
+    seen = {"unsafe.png": codec.grid(Images(torch.zeros(2, 1, 8, 8)), columns=2)}
+    html = page(tried(store, "vae", files=seen), tried(store, "dcgan"), store=store)
+    assert html.count('href="#unsafe"') == 1
+    assert html.split('id="unsafe"')[1].split("</section>")[0].count("<img") == 1
 
 
 def test_data_quarantine_and_lineage_are_told_with_their_digests(store: Store) -> None:

@@ -201,6 +201,8 @@ def test_explain_says_what_a_run_would_do_and_does_nothing(second: Answer, place
     assert changed["train vae"] == ("runs", ["candidates.vae.train.steps: 200 became 77"])
     assert changed["evaluate vae"][0] == "waits" and changed["train dcgan"][0] == "cached"
     assert changed["register"][0] == "always"
+    other = fates("--set", "evaluate.samples=300")  # the champion's scores are used again on the same terms only
+    assert other["evaluate champion"] == ("runs", ["evaluate.samples: 256 became 300"])
     assert digest_of(place.root / "store") == before
 
 
