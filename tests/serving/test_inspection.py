@@ -3,6 +3,7 @@
 import httpx
 import openai
 import pytest
+import torch
 
 from components import sampling
 from tests.components.exported import exported, judge
@@ -14,6 +15,12 @@ from tests.serving.test_moderation import counted
 BLOCK = {"model": "judge.pt2", "block": {"leaning": 0}}
 
 
+def alike(shop, **served):
+    """A version whose weights are those of all others of its family."""
+    torch.manual_seed(0)
+    return shop.served(gain=3.0, **served)
+
+
 def half_lean_by(bundle):
     """How much brighter on the left half of what a model makes is."""
     pixels = sampling.load(bundle).sample(range(40)).pixels[:, 0]
@@ -23,13 +30,13 @@ def half_lean_by(bundle):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     shop = Shop(tmp_path_factory.mktemp("shop"))
-    free = shop.served(model="open", gain=3.0)
+    free = alike(shop, model="open")
     exported(shop.root / "judge.pt2", judge(size=28, leaning=half_lean_by(shop.place(free))), size=28)
     made = {
         "open": free,
-        "careful": shop.served(model="careful", gain=3.0, moderation={"images": BLOCK}),
-        "counting": shop.served(model="counting", gain=3.0, moderation={"images": {**BLOCK, "action": "count"}}),
-        "restyle": shop.served(model="restyle", family="cyclegan", moderation={"images": BLOCK}),
+        "careful": alike(shop, model="careful", moderation={"images": BLOCK}),
+        "counting": alike(shop, model="counting", moderation={"images": {**BLOCK, "action": "count"}}),
+        "restyle": alike(shop, model="restyle", family="cyclegan", moderation={"images": BLOCK}),
     }
     parts = shop.parts(
         shop.release(**{name: {"champion": "1", "versions": {"1": served}} for name, served in made.items()})
