@@ -3,13 +3,13 @@
 MLflow is asked and told, never believed: whoever can open it can move an alias, write a tag or a description.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from components import mlflow_database
+from components.aliases import without_password
 from components.errors import AtelierError
 from components.ledger import ALIASES, Alias, Display, Ledger
 
@@ -120,11 +120,6 @@ def registry(tracking_uri: str) -> "Iterator[MlflowClient]":
             f"the registry of MLflow at {without_password(tracking_uri)} refused: {' '.join(str(error).split())}. Mend "
             "that and run the same command again: what was finished is kept."
         ) from error
-
-
-def without_password(uri: str) -> str:
-    """A URI as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def _aliases(client: "MlflowClient", model: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from components.records import Pointer, Record, Verdict, fingerprint
 
 Alias = Literal["challenger", "champion", "previous"]
 ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
+_MOVED, _ENTERED = tuple(MOVES.c.keys()), tuple(VERSIONS.c.keys())  # what rows hold, in order
 DISPLAYED = "displayed"  # the name of the pins that say which generations an MLflow has shown
 
 
@@ -63,6 +64,16 @@ class Move(Record):
     verdict: str
     actor: str
     reason: str
+    created: str
+
+
+class Judged(Record):
+    """That a verdict was given, without its numbers; `created` is UTC, ISO 8601."""
+
+    model: str
+    candidate: str
+    passed: bool
+    digest: str
     created: str
 
 
@@ -150,6 +161,10 @@ class Ledger:
         query = sa.select(VERSIONS).order_by(VERSIONS.c.model, VERSIONS.c.created)
         return [_version(row) for row in self._read(query if model is None else query.where(VERSIONS.c.model == model))]
 
+    def models(self) -> list[str]:
+        """The models that have a registered version, by name."""
+        return [row[0] for row in self._read(sa.select(VERSIONS.c.model).distinct().order_by(VERSIONS.c.model))]
+
     def generation(self, model: str) -> int:
         """The generation of the model's last move; 0 before the first."""
         moves = self.history(model)
@@ -189,6 +204,23 @@ class Ledger:
     def current(self, model: str) -> dict[Alias, Move]:
         """Where each alias of the model points now; one that points nowhere is absent."""
         return _aliases(self.history(model))
+
+    def currents(self) -> dict[str, dict[Alias, Move]]:
+        """The same of every model that has an alias, in one question."""
+        of: dict[str, list[Move]] = {}
+        for move in _moves(self._read(sa.select(MOVES).order_by(MOVES.c.generation))):
+            of.setdefault(move.model, []).append(move)
+        return {model: _aliases(moves) for model, moves in of.items()}
+
+    def judged(self, *, last: int) -> dict[str, list[Judged]]:
+        """The last verdicts of each model, newest first, in one question; without what they were made of."""
+        newest = sa.func.row_number().over(partition_by=VERDICTS.c.model, order_by=VERDICTS.c.created.desc())
+        ranked = sa.select(*(VERDICTS.c[name] for name in Judged.model_fields), newest.label("rank")).subquery()
+        of: dict[str, list[Judged]] = {}
+        for row in self._read(sa.select(ranked).where(ranked.c.rank <= last).order_by(ranked.c.rank)):
+            judged = Judged.model_validate({name: getattr(row, name) for name in Judged.model_fields})
+            of.setdefault(judged.model, []).append(judged)
+        return of
 
     def history(self, model: str) -> list[Move]:
         """Every move of the model, oldest first."""
@@ -359,34 +391,46 @@ def _pinned(model: str, name: str, key: str) -> sa.Select[tuple[str]]:
 
 
 def _moves(rows: Sequence[sa.Row[Any]]) -> list[Move]:
-    return [Move.model_validate(row._asdict()) for row in rows]
+    return [Move.model_validate(dict(zip(_MOVED, row, strict=True))) for row in rows]
 
 
 def _version(row: sa.Row[Any]) -> Version:
-    return Version.model_validate({**row._asdict(), "pointers": json.loads(row.pointers)})
+    told = dict(zip(_ENTERED, row, strict=True))
+    return Version.model_validate({**told, "pointers": json.loads(told["pointers"])})
 
 
 def _aliases(moves: Sequence[Move]) -> dict[Alias, Move]:
     """What the moves add up to."""
-    *_, last = _states(moves)
-    return last
+    held: dict[Alias, Move] = {}
+    for move in moves:
+        _apply(move, held)
+    return _named(held)
 
 
 def _states(moves: Sequence[Move]) -> Iterator[dict[Alias, Move]]:
-    """The aliases before the first move, and after each.
-
-    A new champion leaves the old one behind as `previous`, and is no challenger now.
-    """
+    """The aliases before the first move, and after each."""
     held: dict[Alias, Move] = {}
     yield {}
     for move in moves:
-        if move.alias == "champion":
-            if "champion" in held:
-                held["previous"] = held["champion"].model_copy(update={"alias": "previous"})
-            if "challenger" in held and held["challenger"].version == move.version:
-                del held["challenger"]
-        held[move.alias] = move
-        yield dict(held)
+        _apply(move, held)
+        yield _named(held)
+
+
+def _apply(move: Move, held: dict[Alias, Move]) -> None:
+    """A new champion leaves the old one behind as `previous`, and is no challenger now."""
+    if move.alias == "champion":
+        if "champion" in held:
+            held["previous"] = held["champion"]
+        if "challenger" in held and held["challenger"].version == move.version:
+            del held["challenger"]
+    held[move.alias] = move
+
+
+def _named(held: Mapping[Alias, Move]) -> dict[Alias, Move]:
+    """The same with each move under the alias that it is held by: that of `previous` was a champion's."""
+    return {
+        alias: move if move.alias == alias else move.model_copy(update={"alias": alias}) for alias, move in held.items()
+    }
 
 
 def _refuse_unguarded(model: str, alias: Alias, version: str, expected_generation: int | None) -> None:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.display import aliases, registry, show, without_password
+from components.aliases import without_password
+from components.display import aliases, registry, show
 from components.errors import AtelierError, GateFailed
 from components.ledger import Alias, Ledger, Move, Superseded, Version
 from components.records import Pointer, Registered, Verdict

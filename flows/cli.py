@@ -124,7 +124,10 @@ def explain(
 
 
 @app.command("ls")
-def list_models(as_json: AsJson = False) -> None:
+def list_models(
+    everything: Annotated[bool, typer.Option("--all", help="Every version, however many there are.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the registered models, their versions and aliases."""
     from flows import listing
 
@@ -132,7 +135,7 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
     else:
-        _console().print(listing.table(found))
+        _console().print(listing.table(found, most=None if everything else 5))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from components.errors import AtelierError
-from components.ledger import Ledger, Version
+from components.ledger import ALIASES, Alias, Ledger, Move, Version
 from components.spelling import unknown
 from flows import summary
 from flows.workspace import Workspace
@@ -16,16 +16,14 @@ from flows.workspace import Workspace
 def models(place: Workspace) -> dict[str, Any]:
     """Every registered model with its aliases and versions, in the form of `atelier ls --json`."""
     ledger = Ledger(place.ledger_url)
-    versions = ledger.versions()
-    return {"schema": 1, "models": [_model(ledger, name, versions) for name in sorted({v.model for v in versions})]}
+    held, of = ledger.currents(), dict[str, list[Version]]()
+    for version in ledger.versions():
+        of.setdefault(version.model, []).append(version)
+    return {"schema": 1, "models": [_model(name, held.get(name, {}), mine) for name, mine in sorted(of.items())]}
 
 
-def _model(ledger: Ledger, name: str, versions: list[Version]) -> dict[str, Any]:
-    aliases = ledger.current(name)
-    mine = [version for version in versions if version.model == name]
-    pointed = {
-        alias: aliases[alias].version if alias in aliases else None for alias in ("champion", "challenger", "previous")
-    }
+def _model(name: str, aliases: dict[Alias, Move], mine: list[Version]) -> dict[str, Any]:
+    pointed: dict[str, Any] = {alias: aliases[alias].version if alias in aliases else None for alias in ALIASES}
     return {"name": name, "modality": mine[-1].modality, **pointed, "versions": [_version(version) for version in mine]}
 
 
@@ -41,16 +39,18 @@ def _version(version: Version) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> RenderableType:
-    """The models as a table, a row per version."""
+def table(found: dict[str, Any], *, most: int | None = None) -> RenderableType:
+    """The models as a table, a row per version: of each model those with an alias and the newest `most` others."""
     if not found["models"]:
         return "No model is registered yet. Run a recipe: atelier run fashion"
-    rows = Table()
+    rows, left = Table(), 0
     for title in ("model", "version", "alias", "family", "created", "data", "bundle"):
         rows.add_column(title, no_wrap=True)
     for model in found["models"]:
-        for version in model["versions"]:
-            aliases = [a for a in ("champion", "challenger", "previous") if model[a] == version["version"]]
+        shown = _chosen(model, most)
+        left += len(model["versions"]) - len(shown)
+        for version in shown:
+            aliases = [a for a in ALIASES if model[a] == version["version"]]
             short = (version["data"][:14], version["model"][:14])
             rows.add_row(
                 model["name"],
@@ -60,7 +60,14 @@ def table(found: dict[str, Any]) -> RenderableType:
                 version["created"][:16],
                 *short,
             )
-    return rows
+    return Group(rows, f"[dim]and {left:,} older versions: atelier ls --all[/dim]") if left else rows
+
+
+def _chosen(model: dict[str, Any], most: int | None) -> list[dict[str, Any]]:
+    pointed = {model[alias] for alias in ALIASES}
+    free = [version["version"] for version in model["versions"] if version["version"] not in pointed]
+    newest = set(free if most is None else free[max(0, len(free) - most) :])
+    return [version for version in model["versions"] if version["version"] in pointed | newest]
 
 
 def only(place: Workspace, model: str | None) -> str:

@@ -22,7 +22,7 @@ from components.packaging import SERVICE
 from components.process import born, locked
 from components.server import Server
 from components.store import write_atomically
-from flows import champions, keys, leash, rollout, webhook, workspace
+from flows import champions, keys, leash, rollout, standing, webhook, workspace
 from flows.supervisor import GRACE_SECONDS, Part, Supervisor
 from flows.workspace import Workspace
 
@@ -105,7 +105,12 @@ class Platform:
             "endpoints", "Endpoints", port, "/readyz",
             ["bentoml", "serve", SERVICE, "--host", self.host, "--port", str(port)],
             # Whatever the environment says otherwise, promotions are in the workspace's release.
-            {**champions.settings(place), "ATELIER_RELEASE": str(place.release), "BENTOML_HOME": str(place.bentos)},
+            {
+                **champions.settings(place),
+                "ATELIER_RELEASE": str(place.release),
+                "ATELIER_STATUS": str(standing.file(place)),
+                "BENTOML_HOME": str(place.bentos),
+            },
             host=self.host, watch=lambda process: Server(process).check,
         )  # fmt: skip
 

@@ -1,9 +1,11 @@
 """What `atelier status` tells: whether each part of the platform is well, and whether all of them agree."""
 
+import base64
 import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any
@@ -12,9 +14,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from components import aliases
 from components.errors import AtelierError
 from components.ledger import Ledger
-from flows import workspace
+from flows import standing, workspace
 from flows.controller import status_file
 from flows.supervisor import answers
 from flows.workspace import Workspace
@@ -28,7 +31,9 @@ def examine(place: Workspace) -> dict[str, Any]:
     running = workspace.servers(place)
     parts = {name: _part(told) for name, told in (running or {}).get("parts", {}).items()}
     controller = _controller(place)
-    models = _models(place, parts.get("endpoints"))
+    stand = standing.gather(place)
+    champions = {row["model"]: row["champion"]["version"] for row in stand["recipes"] if row["champion"]}
+    models = _models(place, parts.get("endpoints"), champions)
     return {
         "schema": 1,
         "up": running is not None,
@@ -36,6 +41,7 @@ def examine(place: Workspace) -> dict[str, Any]:
         "parts": parts,
         "controller": controller,
         "models": models,
+        **{name: stand[name] for name in ("recipes", "events", "disk", "troubles")},
         "well": running is not None
         and all(part["healthy"] for part in parts.values())
         and not controller["errors"]
@@ -55,7 +61,7 @@ def shown(found: dict[str, Any]) -> RenderableType:
             first.add_row(
                 part["title"], part["url"], state, str(part["pid"] or ""), part["since"] or "", str(part["restarts"])
             )
-    return Group(first, *_controller_lines(found["controller"]), *_model_table(found["models"]))
+    return Group(first, *_controller_lines(found["controller"]), *_model_table(found["models"]), *standing.shown(found))
 
 
 def _part(told: dict[str, Any]) -> dict[str, Any]:
@@ -74,20 +80,18 @@ def _controller(place: Workspace) -> dict[str, Any]:
     return {**kept, "stale": age is None or age > STALE_SECONDS}
 
 
-def _models(place: Workspace, endpoints: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _models(place: Workspace, endpoints: dict[str, Any] | None, champions: Mapping[str, str]) -> list[dict[str, Any]]:
     """Each model's champion in the ledger, as MLflow shows it, and as it is served."""
-    ledger = Ledger(place.ledger_url)
-    names = sorted({version.model for version in ledger.versions()})
+    names = Ledger(place.ledger_url).models()
     if not names:
         return []
     mlflow, trouble = _in_mlflow(place)
     served, troubles, silent = _served(endpoints, names)
     rows = []
     for name in names:
-        champion = ledger.current(name).get("champion")
         row: dict[str, Any] = {
             "model": name,
-            "ledger": champion.version if champion else None,
+            "ledger": champions.get(name),
             "mlflow": mlflow.get(name, {}).get("champion"),
             "served": served.get(name),
         }
@@ -101,12 +105,20 @@ def _models(place: Workspace, endpoints: dict[str, Any] | None) -> list[dict[str
 
 
 def _in_mlflow(place: Workspace) -> tuple[dict[str, dict[str, str]], str | None]:
-    from components import display
-
     try:
-        return display.all_aliases(place.tracking_uri), None
+        return aliases.of_all(place.tracking_uri, headers=_credentials()), None
     except AtelierError as error:
         return {}, str(error)
+
+
+def _credentials() -> dict[str, str]:
+    """As MLflow's own client would send them."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {}
 
 
 def _served(endpoints: dict[str, Any] | None, names: list[str]) -> tuple[dict[str, str], dict[str, str], str | None]:

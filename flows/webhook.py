@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from components import display
+from components.aliases import without_password
 from components.errors import AtelierError
 from components.store import write_atomically
 from flows.workspace import Workspace
@@ -119,7 +120,7 @@ def subscribe(
             try:
                 display.subscribe(server, name=name, url=url, secret=shared)
             except (AtelierError, OSError) as error:
-                trouble = f"no webhook of {display.without_password(server)} yet: {error}"
+                trouble = f"no webhook of {without_password(server)} yet: {error}"
             note(trouble)
             stop.wait(SUBSCRIBE_SECONDS if trouble is None else AGAIN_SECONDS)
 

@@ -15,7 +15,15 @@ from serving.journal import Entry
 from serving.keys import EVERYONE
 from serving.parts import Parts
 
-OPEN = ("/", "/livez", "/readyz", "/healthz", "/v1/signing-key", "/v1/openapi.json")  # need no key: they tell nothing
+OPEN = (
+    "/",
+    "/status",
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/v1/signing-key",
+    "/v1/openapi.json",
+)  # need no key: they tell nothing
 QUIET = ("/livez", "/readyz", "/healthz", "/metrics")  # asked for all the time, and not noted
 GONE = 499  # as nginx notes a client that hung up
 ELSEWHERE = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.batching import Batcher
@@ -26,4 +27,5 @@ class Parts:
     metrics: Metrics
     replies: Replies
     signer: "Signer | None" = None
+    standing: Path | None = None  # the file that tells how things stand
     blocked: Mapping[str, frozenset[str]] = field(default_factory=dict)  # words, by team

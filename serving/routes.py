@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Route
 
-from serving import errors, generation, openai, openapi
+from serving import errors, generation, openai, openapi, standing
 from serving.door import Door
 from serving.errors import Refusal
 from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE, Samples, parts_of
@@ -197,6 +197,7 @@ def _add(app: FastAPI) -> None:
         responses=success("Prometheus's text format") | refusals(*READ),
     )  # fmt: skip
     add("/", playground, methods=["GET"], include_in_schema=False)
+    standing.add(app, _shown)
 
 
 async def generate(request: Request, asked: Generate) -> Response:
@@ -268,7 +269,12 @@ async def metrics(request: Request) -> Response:
 
 async def playground(request: Request) -> Response:
     """The page to try the models by hand."""
-    page = await asyncio.to_thread(PAGE.read_bytes)
+    return await _shown(PAGE)
+
+
+async def _shown(path: Path) -> Response:
+    """A page of ours, which nothing from elsewhere can enter."""
+    page = await asyncio.to_thread(path.read_bytes)
     headers = {
         "Content-Security-Policy": _policy(page),
         "X-Content-Type-Options": "nosniff",

@@ -65,6 +65,7 @@ class Generator:
             metrics=metrics,
             replies=Replies(),
             signer=_signer(settings.signing_key),
+            standing=settings.standing,
             blocked=moderation.lists(settings.block_lists),
         )
         _refuse_open_door(self.parts.keys)

@@ -21,6 +21,7 @@ class Settings:
     journal: Path | None = None
     drain_seconds: float = 0.0  # between turning unready and refusing connections, for a balancer to notice
     log_prompts: bool = False
+    standing: Path | None = None  # where the platform writes how things stand
     block_lists: Path | None = None  # words that teams have blocked
 
     @classmethod
@@ -40,6 +41,7 @@ class Settings:
             signing_key=_path("ATELIER_SIGNING_KEY"),
             journal=_path("ATELIER_JOURNAL"),
             drain_seconds=seconds,
+            standing=_path("ATELIER_STATUS"),
             block_lists=_path("ATELIER_BLOCK_LISTS"),
             log_prompts=os.environ.get("ATELIER_LOG_PROMPTS", "") not in ("", "0", "false"),
         )

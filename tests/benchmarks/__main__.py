@@ -7,7 +7,7 @@ meanwhile: these are comparisons within one run, never tests.
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import audio, cost, families, floors, gates, kills, line, loop, rows, serving, text
+from tests.benchmarks import audio, cost, families, floors, gates, kills, line, loop, rows, serving, status, text
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "loop": loop.main,
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "gates": gates.main,
     "cost": cost.main,
     "serving": serving.main,
+    "status": status.main,
 }
 
 

@@ -4,17 +4,20 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from components.errors import AtelierError
-from flows import console, running, workspace
+from flows import console, running, runs, workspace
 from flows.workspace import Workspace
+from tests.flows.test_promotion import place_with
 
 ROOT = Path(__file__).resolve().parents[2]
 ATELIER = Path(sys.executable).with_name("atelier")
@@ -28,17 +31,17 @@ def atelier(*arguments: str, at: Path = ROOT, root: Path | str) -> subprocess.Co
     )
 
 
-def loaded_by(*arguments: str, root: Path) -> set[str]:
-    """The heavy libraries that a command has imported when it ends."""
-    code = (
+def loaded_by(*arguments: str, root: Path, code: int = 0) -> set[str]:
+    """The heavy libraries that a command has imported when it ends, with that exit code."""
+    script = (
         "import sys\n"
         "from flows import cli\n"
         f"sys.argv = ['atelier', *{list(arguments)!r}]\n"
-        "try:\n    cli.main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+        f"try:\n    cli.main()\nexcept SystemExit as done:\n    assert (done.code or 0) == {code}, done.code\n"
         f"print('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "ATELIER_WORKSPACE": str(root)},
+        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "ATELIER_WORKSPACE": str(root)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return set(done.stdout.rpartition("loaded:")[2].split())
@@ -55,6 +58,26 @@ def test_help_imports_nothing_heavy_and_ls_no_vendor(tmp_path: Path) -> None:
     assert loaded_by("--help", root=tmp_path) == set()
     assert loaded_by("run", "--help", root=tmp_path) == set()
     assert loaded_by("ls", root=tmp_path) == set()
+
+
+def test_status_and_ls_read_every_database_and_import_no_vendor(tmp_path: Path) -> None:
+    place = place_with(tmp_path, "1", "2")
+    runs.end(place, runs.begin(place, model="toy", recipe="toy.yaml", why="schedule"), exit_code=0)
+    with closing(sqlite3.connect(place.root / "mlflow.db")) as base, base:
+        base.execute("CREATE TABLE registered_models (name)")
+        base.execute("CREATE TABLE registered_model_aliases (name, alias, version)")
+        base.execute("INSERT INTO registered_model_aliases VALUES ('toy', 'champion', 1)")
+    place.prefect.mkdir()
+    with closing(sqlite3.connect(place.prefect / "prefect.db")) as base, base:
+        base.execute("CREATE TABLE flow (id, name)")
+        base.execute("CREATE TABLE deployment (id, name, flow_id, parameters, paused)")
+        base.execute("CREATE TABLE flow_run (deployment_id, state_type, auto_scheduled, next_scheduled_start_time)")
+    found = json.loads(atelier("status", "--json", root=place.root).stdout)
+    (toy,) = (row for row in found["recipes"] if row["model"] == "toy")
+    assert toy["last"]["why"] == "schedule" and toy["verdict"]["passed"] and toy["champion"]["version"] == "1"
+    assert found["models"][0]["mlflow"] == "1" and found["troubles"] == {}
+    assert loaded_by("status", root=place.root, code=2) == set()
+    assert loaded_by("ls", root=place.root) == set()
 
 
 def test_the_probe_of_imports_sees_what_is_imported(tmp_path: Path) -> None:

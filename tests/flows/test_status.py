@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components import display
+from components import aliases
 from components.ledger import Ledger
 from components.process import born
 from flows import keys, status
@@ -58,7 +58,7 @@ def endpoints() -> Iterator[Endpoints]:
 def place(tmp_path: Path, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace that is up, where the ledger, MLflow and the endpoints have version 1 of `toy` as champion."""
     place = place_with(tmp_path, "1", "2")
-    monkeypatch.setattr(display, "all_aliases", lambda uri: {"toy": {"champion": "1"}})
+    monkeypatch.setattr(aliases, "of_all", lambda uri, **_: {"toy": {"champion": "1"}})
     told = {"title": "Endpoints", "url": endpoints.url, "health": "/readyz", "pid": 1, "since": "", "restarts": 0,
             "log": ""}  # fmt: skip
     place.up.write_text(json.dumps({"pid": os.getpid(), "born": born(os.getpid()), "parts": {"endpoints": told}}))
@@ -84,7 +84,7 @@ def test_all_is_well_where_all_agree(place: Workspace) -> None:
 
 
 def test_another_champion_in_mlflow_is_told(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(display, "all_aliases", lambda uri: {"toy": {"champion": "2"}})
+    monkeypatch.setattr(aliases, "of_all", lambda uri, **_: {"toy": {"champion": "2"}})
     assert mismatch(place) == ["mlflow: 2"]
 
 
@@ -116,7 +116,7 @@ def test_a_key_for_some_models_shows_those_and_hides_the_others(
     ledger.enter(toy.model_copy(update={"model": "another", "verdict": digest}))
     ledger.move("another", "champion", "1", verdict=digest, expected_generation=0, actor="test", reason="first")
     champions = {name: {"champion": "1"} for name in ("another", "toy")}
-    monkeypatch.setattr(display, "all_aliases", lambda uri: champions)
+    monkeypatch.setattr(aliases, "of_all", lambda uri, **_: champions)
     shop = Shop(place.project / "shop")
     served = {name: {"champion": "1", "versions": {"1": shop.served(model=name)}} for name in champions}
     parts = shop.parts(shop.release(**served), keys=place.serving / "keys.json")

@@ -59,12 +59,13 @@ class Shop:
         aside.replace(path)
         return path
 
-    def parts(self, release: Release, *, keys=None, journal=None, signer=None, places=512) -> Parts:
+    def parts(self, release: Release, *, keys=None, journal=None, signer=None, places=512, standing=None) -> Parts:
         metrics = Metrics()
         batcher = Batcher(places=places, observe=metrics.batch)
         residents = Residents(batcher, self.place, loaded=metrics.installed)
         residents.install(release)
-        return Parts(residents, batcher, Keys(keys), Journal(journal, log=io.StringIO()), metrics, Replies(), signer)
+        journal = Journal(journal, log=io.StringIO())
+        return Parts(residents, batcher, Keys(keys), journal, metrics, Replies(), signer, standing)
 
 
 def application(parts: Parts):
