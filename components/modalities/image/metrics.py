@@ -111,7 +111,7 @@ class Reference:
     def measure(self, generated: Images, asked: Requests = ({},)) -> dict[str, float]:
         """Every metric of this modality for one set of generated pictures, asked for so over and over."""
         features_ND = self.encoder.embed(generated)
-        labels_N = self._labels(generated)
+        labels_N = self._labels(generated, features_ND)
         return {
             "fd": fidelity.frechet_distance(features_ND, self.held_out_MD),
             "kd": fidelity.kernel_distance(features_ND, self.held_out_MD),
@@ -153,9 +153,9 @@ class Reference:
         pairs = torch.stack([generated.pixels.cpu()[worst], self.training.pixels[place_N[worst]]], dim=1).flatten(0, 1)
         return {"nearest.png": codec.grid(Images(pixels=pairs), columns=10)}
 
-    def _labels(self, rows: Images) -> Tensor:
-        """The class of each row, as the classifier sees it."""
-        return self.encoder.labels(self.encoder.features(rows))
+    def _labels(self, rows: Images, embedded_ND: Tensor) -> Tensor:
+        """The class of each row to the classifier, whose features are those embedded unless a space was handed in."""
+        return self.encoder.labels(embedded_ND if self.encoder.space is None else self.encoder.features(rows))
 
     def _control(self, generated: Images, labels_N: Tensor) -> dict[str, float]:
         """How well rows that were asked for by label show it, to a classifier of real rows and to one of their own.
@@ -241,7 +241,7 @@ class Reference:
         """The same metrics for real pictures: one half of the held-out rows against the other."""
         order = torch.randperm(len(self.held_out_MD), generator=torch.Generator().manual_seed(0))
         one, other = order.chunk(2)
-        labels, found_M = self.held_out.labels, self._labels(self.held_out)
+        labels, found_M = self.held_out.labels, self._labels(self.held_out, self.held_out_MD)
         left_ND, right_ND = self.held_out_MD[one], self.held_out_MD[other]
         return {
             "fd": fidelity.frechet_distance(left_ND, right_ND),

@@ -55,6 +55,7 @@ OF_ROWS = ("copied", "repetition", "profane", "personal")  # shares of each text
 EVIDENCE = 12  # texts that are shown for what they copy
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
 WORDS = 2000  # of the texts together: the share of distinct pairs falls with their number
+KNOWN = 4  # the training side is foretold over a part of it as long as one in so many of the held-out side
 TEXTS = 64  # that are held against each other
 RUN = 4  # words
 REAL_AT_MOST = 256  # held-out windows that generated texts are compared with
@@ -90,23 +91,24 @@ class Reference:
         return self._of_texts(self._texts(generated)) | _mauve(self._real, self._texts(windows))
 
     def likelihood(self, nats: Nats) -> Foretold:
-        """How well a model foretells the held-out side, and how much better as much of the training side."""
+        """How well a model foretells the held-out side, and how much better a part of the training side."""
         bits_B = self._bits(self.held_out, nats)
         if bits_B is None:
             return {}, {}
-        trained_B = self._bits(self.train, nats)
+        trained_B = self._bits(self.train, nats, share=KNOWN)
         assert trained_B is not None
         told = {"bits_per_byte": bits_B, "bits_saved": self._counted - bits_B, "overfit": bits_B.mean() - trained_B}
         parts = {name: tuple(found_B.tolist()) for name, found_B in told.items()}
         return {name: fmean(values) for name, values in parts.items()}, parts
 
-    def _bits(self, side: Split, nats: Nats) -> Tensor | None:
+    def _bits(self, side: Split, nats: Nats, *, share: int = 1) -> Tensor | None:
         """Bits a byte [B] of parts of a side, through which a row reads on each: of the text, whatever the tokens are.
 
-        At most `ROWS` windows at the end are left out, and of each part what is beyond the length of held-out ones.
+        At most `ROWS` windows at the end are left out, and of each part what is beyond the length of held-out ones, or
+        beyond one in `share` of that.
         """
         rows = min(ROWS, len(side), len(self.held_out))
-        steps = min(len(side), len(self.held_out)) // rows
+        steps = max(1, min(len(side), len(self.held_out)) // rows // share)
         total_B, memory = torch.zeros(rows, dtype=torch.float64), None
         for step in range(steps):
             told = nats(side.batch(loading.consecutive(len(side), step=step, size=rows)), memory)
@@ -160,8 +162,11 @@ class Reference:
         """Texts are written from seeds alone."""
 
     def requests(self, controls: Mapping[str, PublicControl]) -> Requests:
-        """What generated rows are asked for: nothing in particular."""
-        return [{}]
+        """What generated rows are asked for: as long as the windows that they are held against, if the endpoint lets."""
+        if (length := controls.get("max_tokens")) is None or length.choices is not None:
+            return [{}]
+        context, most = self.held_out.spec.context, length.at_most
+        return [{"max_tokens": context if most is None else min(context, int(most))}]
 
     def floor(self) -> dict[str, float]:
         """The same metrics for held-out texts, in pieces of one window that begin with a whole word."""

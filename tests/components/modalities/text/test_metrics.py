@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from components.controls import PublicControl
 from components.modalities.text import mauve, metrics
 from components.modalities.text.batch import Tokens
 from components.modalities.text.ngrams import SPAN, Ngrams, Spans
@@ -104,11 +105,21 @@ def test_a_state_is_handed_from_each_window_to_the_one_that_follows_it(reference
         return torch.ones(len(rows)), len(seen)
 
     reference.likelihood(noted)
-    half = len(seen) // 2  # the held-out side, then as much of the training side
-    for begin in (0, half):
-        assert [memory for _, memory in seen[begin : begin + half]] == [None, *range(begin + 1, begin + half)]
-        for (before, _), (after, _) in pairwise(seen[begin : begin + half]):
+    whole = [memory for _, memory in seen].index(None, 1)  # the held-out side, then a part of the training side
+    assert len(seen) - whole == max(1, whole // metrics.KNOWN)
+    for begin, end in ((0, whole), (whole, len(seen))):
+        assert [memory for _, memory in seen[begin:end]] == [None, *range(begin + 1, end)]
+        for (before, _), (after, _) in pairwise(seen[begin:end]):
             assert torch.equal(before + 64, after)
+
+
+def test_texts_as_long_as_a_window_are_asked_for_where_they_may_be(reference: metrics.Reference) -> None:
+    def asked(**limits: int) -> list[object]:
+        control = PublicControl(default=8, **limits)
+        return [one["max_tokens"] for one in reference.requests({"max_tokens": control})]
+
+    assert reference.requests({}) == [{}]
+    assert asked(at_least=1, at_most=1024) == [64] and asked(at_least=1, at_most=32) == [32]
 
 
 def test_sides_that_were_swapped_in_training_show_in_what_is_foretold(reference: metrics.Reference) -> None:
