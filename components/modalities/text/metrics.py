@@ -162,7 +162,7 @@ class Reference:
         """Texts are written from seeds alone."""
 
     def requests(self, controls: Mapping[str, PublicControl]) -> Requests:
-        """What generated rows are asked for: as long as the windows that they are held against, if the endpoint lets."""
+        """What generated rows are asked for: as long as the windows that they are held against, where it may be."""
         if (length := controls.get("max_tokens")) is None or length.choices is not None:
             return [{}]
         context, most = self.held_out.spec.context, length.at_most
