@@ -39,6 +39,15 @@ class TestDcgan(FamilyContract):
         drawn = [family.eval().draw([1], [dcgan.Controls()], None).pixels for family in (plain, seen)]
         assert torch.equal(*drawn)
 
+    @pytest.mark.parametrize(("size", "widths"), [(8, [8, 16]), (28, [4, 8, 16]), (64, [2, 4, 8, 16])])
+    def test_the_discriminator_halves_pictures_down_to_a_few_pixels(self, size: int, widths: list[int]) -> None:
+        family = dcgan.Model(dcgan.Config(width=4), ImageSpec(channels=1, size=size))
+        stages = [layer for layer in family.discriminator if isinstance(layer, torch.nn.Conv2d)]
+        assert [stage.out_channels for stage in stages] == widths
+        assert family.discriminator(torch.zeros(2, 1, size, size)).shape == (2,)
+        normed = [layer for layer in family.discriminator if isinstance(layer, torch.nn.BatchNorm2d)]
+        assert len(normed) == len(widths) - 1, "all but the first, section 3"
+
     def test_the_served_average_follows_the_generator(self) -> None:
         family = self.build()
         start = family.average[0].weight.clone()
