@@ -269,6 +269,11 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
             f"the recipe {name}: prepare has {_count(error)}: {'; '.join(_mistakes(error, prepare))}"
         ) from None
     known = measures.directions(recipe.modality)
+    if recipe.evaluate.encoder != "classifier" and not modalities.has(recipe.modality, "classifier"):
+        raise AtelierError(
+            f"the recipe {name}: evaluate.encoder names {recipe.evaluate.encoder}, a space for pictures, and the recipe "
+            f"makes {recipe.modality}, whose metrics take none. Leave it out."
+        )
     if recipe.moderation.images is not None and "unsafe" not in known:
         raise AtelierError(
             f"the recipe {name}: moderation.images is about pictures, and the recipe makes {recipe.modality}"

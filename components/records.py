@@ -101,6 +101,8 @@ class Trained(Record):
     parameters: int
     peak_memory: int = 0  # bytes of the training process; 0 where nobody watched it
     peak_gpu_memory: int = 0
+    # of the whole machine meanwhile; left out where nothing tells it
+    joules: float | None = Field(None, exclude_if=lambda joules: joules is None)
     resumed: int = 0  # deaths of the training process that were answered by going on
     stopped: Literal["budget", "time_limit"]
     begun: str | None = None  # the version that it went on from, as "shakespeare@3"

@@ -186,6 +186,7 @@ def _cost(one: Tried) -> str:
         "seconds": f"{trained.seconds:,.0f}{early}",
         "rows/s": f"{trained.samples_per_second:,.0f}",
         **{name: f"{size / 2**20:,.0f} MiB at most" for name, size in memory.items() if size},
+        **({} if trained.joules is None else {"energy": f"{trained.joules / 1e3:,.3g} kJ, all of the machine"}),
         "parameters": f"{trained.parameters:,}",
         "a sample": f"{fmean(taken.latency_ms):.3g} ms",
         "bundle": f"{taken.bytes / 1e6:.3g} MB",

@@ -35,13 +35,10 @@ class Meter:
     def stop(self) -> None:
         self.seconds = time.monotonic() - self._begun
         self.peak_memory = peak_memory()
-        now = energy(self.powercap)
-        spent = [_since(self._counters[name], now[name], name) for name in self._counters.keys() & now.keys()]
-        known = [joules for joules in spent if joules is not None]
-        self.joules = sum(known) if known else None
+        self.joules = spent(self._counters, energy(self.powercap))
 
 
-def energy(powercap: Path) -> dict[str, float]:
+def energy(powercap: Path = POWERCAP) -> dict[str, float]:
     """The energy counters of this machine in joules: processor packages by folder, GPUs by index."""
     found: dict[str, float] = {}
     for package in powercap.glob("*:[0-9]*"):
@@ -49,6 +46,13 @@ def energy(powercap: Path) -> dict[str, float]:
             with suppress(OSError, ValueError):
                 found[str(package)] = int((package / "energy_uj").read_text()) / 1e6
     return {**found, **_gpus()}
+
+
+def spent(before: dict[str, float], now: dict[str, float]) -> float | None:
+    """The joules between two readings of the counters; None where no counter tells."""
+    gained = [_since(before[name], now[name], name) for name in before.keys() & now.keys()]
+    known = [joules for joules in gained if joules is not None]
+    return sum(known) if known else None
 
 
 def _gpus() -> dict[str, float]:

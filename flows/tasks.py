@@ -27,7 +27,7 @@ from components.records import (
     fingerprint,
 )
 from components.store import file_sha256
-from flows import caching, console, summary
+from flows import caching, console, cost, summary
 from flows.stage import stage, step, store_of
 from flows.workspace import Workspace
 
@@ -197,7 +197,7 @@ def train(
 ) -> Trained:
     from components import supervision
 
-    shown = console.current()
+    shown, before = console.current(), cost.energy()
     trained = supervision.train(
         name,
         candidate,
@@ -212,7 +212,7 @@ def train(
         told=console.board().say,
     )
     shown.peak_memory = trained.peak_memory
-    return trained
+    return trained.model_copy(update={"joules": cost.spent(before, cost.energy())})
 
 
 def _job(name: str, candidate: Candidate, beginning: Beginning | None, shards: Shards, recipe: Recipe) -> str:

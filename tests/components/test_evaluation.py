@@ -25,6 +25,7 @@ from components.store import Store
 from components.versioning import Archive
 from tests.components.exported import exported, judge
 from tests.components.prepared_pictures import prepared
+from tests.components.test_gating import footprint, trained
 
 SETTINGS = Evaluate(samples=400, seeds=(0, 1))
 COPIER = '''
@@ -264,6 +265,9 @@ def test_a_planted_copier_is_seen_to_the_row(place: Place, recipe: Recipe, copie
     ]
     assert scores.values["copied"] == pytest.approx(planted)
     assert all(planted) is (copies > 0)
+    verdict = gating.gate(trained("copier"), scores, footprint(), recipe, None)
+    (check,) = [check for check in verdict.checks if check.metric == "copied"]
+    assert check.passed is (copies == 0), "one copy in a hundred samples is one too many"
 
 
 def test_weights_that_are_no_numbers_are_refused_before_anything_is_drawn(place: Place, recipe: Recipe) -> None:

@@ -104,6 +104,18 @@ def test_a_mistake_is_named_with_its_mend(change: dict[str, Any], words: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("evaluate.encoder=dino.onnx", "a space for pictures, and the recipe makes text"),
+        ("moderation.images={model: a.onnx, block: {gore: 0}}", "about pictures, and the recipe makes text"),
+    ],
+)
+def test_what_is_about_pictures_is_refused_elsewhere(setting: str, words: str) -> None:
+    with pytest.raises(AtelierError, match=words):
+        recipe.load(Path("flows/recipes/shakespeare.yaml"), [setting])
+
+
 def test_a_control_may_be_left_to_the_seed_where_the_family_draws_it() -> None:
     style = {"default": None, "at_least": -2, "at_most": 2}
     made = recipe.parse(raw(candidates={"codes": {"family": "infogan"}}, controls={"style": style}), "test")

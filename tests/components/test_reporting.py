@@ -117,7 +117,9 @@ def test_a_metric_that_only_one_candidate_has_leaves_the_others_empty(store: Sto
 
 def test_each_candidate_tells_what_it_cost_and_what_its_training_warned_of(store: Store) -> None:
     warned = "variety is lost: recall < 0.1"
-    large = tried(store, "large", warned, family="dcgan", seconds=3600.2, stopped="time_limit", peak_memory=2**30)
+    large = tried(
+        store, "large", warned, family="dcgan", seconds=3600.2, stopped="time_limit", peak_memory=2**30, joules=5400.0
+    )
     told = figures(page(tried(store, "small"), large, store=store))
     assert dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", told["small"])) == {
         "family": "vae", "steps": "1,200", "seconds": "61", "rows/s": "1,255", "parameters": "412,033",
@@ -126,6 +128,7 @@ def test_each_candidate_tells_what_it_cost_and_what_its_training_warned_of(store
     assert "warning" not in told["small"]
     assert '<p class="warning">variety is lost: recall &lt; 0.1</p>' in told["large"]
     assert "<dd>3,600, its time limit</dd>" in told["large"] and "<dd>1,024 MiB at most</dd>" in told["large"]
+    assert "<dt>energy</dt><dd>5.4 kJ, all of the machine</dd>" in told["large"]
 
 
 def test_what_looks_like_a_copy_is_shown_and_copied_words_are_marked(store: Store) -> None:
