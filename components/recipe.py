@@ -271,8 +271,8 @@ def _check_meaning(recipe: Recipe, name: str) -> None:
     known = measures.directions(recipe.modality)
     if recipe.evaluate.encoder != "classifier" and not modalities.has(recipe.modality, "classifier"):
         raise AtelierError(
-            f"the recipe {name}: evaluate.encoder names {recipe.evaluate.encoder}, a space for pictures, and the recipe "
-            f"makes {recipe.modality}, whose metrics take none. Leave it out."
+            f"the recipe {name}: evaluate.encoder names {recipe.evaluate.encoder}, a space for pictures, and the "
+            f"recipe makes {recipe.modality}, whose metrics take none. Leave it out."
         )
     if recipe.moderation.images is not None and "unsafe" not in known:
         raise AtelierError(
