@@ -19,6 +19,7 @@ from torch.optim import AdamW, Optimizer
 from components import contract
 from components.contract import Loss
 from components.decoding import Controls, TextFamily
+from components.layers import Product, product
 from components.modalities.text.batch import TextSpec, Tokens
 
 __all__ = ["Config", "Controls", "Model"]
@@ -156,7 +157,7 @@ class Transformer(nn.Module):
         return self._logits(hidden_SW)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(norm(hidden), self.embedding.weight)
+        return product(norm(hidden), self.embedding.weight)
 
 
 class Block(nn.Module):
@@ -166,8 +167,8 @@ class Block(nn.Module):
         super().__init__()
         width = config.width
         self.heads, self.share = config.heads, config.dropout
-        self.attend, self.joined = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.wide, self.narrow = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.attend, self.joined = Product(width, 3 * width), Product(width, width)
+        self.wide, self.narrow = Product(width, 4 * width), Product(4 * width, width)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.attend.weight, std=width**-0.5)
         nn.init.normal_(self.wide.weight, std=width**-0.5)

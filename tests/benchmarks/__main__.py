@@ -7,7 +7,21 @@ meanwhile: these are comparisons within one run, never tests.
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import audio, cost, families, floors, gates, kills, line, loop, rows, serving, status, text
+from tests.benchmarks import (
+    audio,
+    cost,
+    families,
+    floors,
+    gates,
+    kills,
+    line,
+    loop,
+    rows,
+    serving,
+    status,
+    streams,
+    text,
+)
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "loop": loop.main,
@@ -16,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "rows": rows.main,
     "kills": kills.main,
     "text": text.main,
+    "streams": streams.main,
     "audio": audio.main,
     "floors": floors.main,
     "gates": gates.main,

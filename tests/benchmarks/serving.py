@@ -110,9 +110,13 @@ class Shop:
             made.append(
                 Version(model, Served(digest=bundle.digest, bento_model=tag, trace=TRACE), self._store.path(bundle))
             )
-        tags = json.dumps([(version.served.bento_model, str(version.bundle)) for version in made])
-        subprocess.run([sys.executable, "-c", KEEP], input=tags.encode(), env=self.environment, check=True)
+        self.keep([(version.served.bento_model, version.bundle) for version in made])
         return made
+
+    def keep(self, bundles: Sequence[tuple[str, Path]]) -> None:
+        """Put bundles into the Bento store, each under its tag."""
+        tags = json.dumps([(tag, str(bundle)) for tag, bundle in bundles])
+        subprocess.run([sys.executable, "-c", KEEP], input=tags.encode(), env=self.environment, check=True)
 
     def release(self, name: str, *versions: Version, champion: int = 1, previous: int | None = None) -> Path:
         """A release record with that champion of each model, written in place of the one before."""
