@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -26,7 +28,7 @@ def fit(shards: Shards, *, modality: str, store: Store, given: Path | None = Non
     part = modalities.part(modality, "shards")
     directory = store.path(shards.shards)
     trained = modalities.part(modality, "classifier").fit(
-        part.open_split(directory, "train"), _spec(shards, modality), seed=ENCODER_SEED
+        part.open_split(directory, "train"), _spec(shards.spec, modality), seed=ENCODER_SEED
     )
     held_out = part.open_split(directory, "held_out")
     rows = held_out.batch(torch.arange(len(held_out)))
@@ -47,9 +49,9 @@ def fit(shards: Shards, *, modality: str, store: Store, given: Path | None = Non
     return draft.artifact
 
 
-def load(encoder: Artifact, shards: Shards, *, modality: str, store: Store) -> nn.Module:
-    """The frozen encoder, for rows of these shards' shape; an `AtelierError` where it was made for others."""
-    network: nn.Module = modalities.part(modality, "classifier").ENCODER(_spec(shards, modality))
+def load(encoder: Artifact, spec: Mapping[str, JsonValue], *, modality: str, store: Store) -> nn.Module:
+    """The frozen encoder, for rows of that shape; an `AtelierError` where it was made for others."""
+    network: nn.Module = modalities.part(modality, "classifier").ENCODER(_spec(spec, modality))
     try:
         network.load_state_dict(load_file(store.path(encoder) / "encoder.safetensors"))
     except RuntimeError as error:
@@ -63,6 +65,6 @@ def load(encoder: Artifact, shards: Shards, *, modality: str, store: Store) -> n
     return network.eval().requires_grad_(False)
 
 
-def _spec(shards: Shards, modality: str) -> Spec:
-    spec: Spec = modalities.part(modality, "batch").SPEC.model_validate(shards.spec)
+def _spec(told: Mapping[str, JsonValue], modality: str) -> Spec:
+    spec: Spec = modalities.part(modality, "batch").SPEC.model_validate(told)
     return spec

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from components import bundle as bundles
-from components import encoders, loading, modalities, sampling
+from components import encoders, loading, references, sampling
 from components.contract import Batch
 from components.errors import AtelierError
 from components.ledger import Ledger
@@ -112,7 +112,7 @@ def encoder_of(
         pinned = ledger.pin(recipe.model, "encoder", _encoder_key(shards, recipe, given), fitted.digest)
         encoder = Artifact(kind="encoder", digest=pinned)
     if not store.holds(encoder):
-        _bring_back(encoder, recipe, ledger=ledger, store=store, archive=archive)
+        bring_back(encoder, recipe.model, ledger=ledger, store=store, archive=archive)
     return encoder
 
 
@@ -140,12 +140,12 @@ def _encoder_key(shards: Shards, recipe: Recipe, given: Path | None) -> str:
     return fingerprint([recipe.modality, named, shards.spec])
 
 
-def _bring_back(encoder: Artifact, recipe: Recipe, *, ledger: Ledger, store: Store, archive: Archive) -> None:
-    """Fill the store with the encoder that the archive keeps."""
-    dvc = ledger.pinned(recipe.model, "encoder in DVC", encoder.digest)
+def bring_back(encoder: Artifact, model: str, *, ledger: Ledger, store: Store, archive: Archive) -> None:
+    """Fill the store with a model's encoder that the archive keeps; an `AtelierError` where it is lost for good."""
+    dvc = ledger.pinned(model, "encoder in DVC", encoder.digest)
     if dvc is None:
         raise AtelierError(
-            f"the encoder {encoder.digest} of {recipe.model} is neither in the store nor in the archive, and verdicts "
+            f"the encoder {encoder.digest} of {model} is neither in the store nor in the archive, and verdicts "
             "under another one would not compare. Bring the workspace back from a backup, or give the recipe a new "
             "`model:` name to start afresh."
         )
@@ -172,11 +172,6 @@ def draw(
 
 def reference_of(shards: Shards, encoder: Artifact | None, *, modality: str, store: Store) -> Any:
     """What samples are held against, as the metrics of the modality have it."""
-    part = modalities.part(modality, "shards")
-    directory = store.path(shards.shards)
-    return modalities.part(modality, "metrics").Reference.of(
-        part.open_split(directory, "train"),
-        part.open_split(directory, "held_out"),
-        None if encoder is None else encoders.load(encoder, shards, modality=modality, store=store),
-        classes=shards.validated.dataset.classes,
+    return references.of(
+        shards.shards, shards.spec, encoder, modality=modality, classes=shards.validated.dataset.classes, store=store
     )

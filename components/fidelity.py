@@ -5,10 +5,19 @@ N generated rows, M real rows, D features. All take float matrices [N, D] and [M
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where each of N rows stands: `far` from real ones, and `alone` beside one of them, which is 0 for its copy."""
+
+    far_N: Tensor
+    alone_N: Tensor
 
 
 def frechet_distance(generated_ND: Tensor, real_MD: Tensor) -> float:
@@ -90,11 +99,13 @@ def nearer(generated_ND: Tensor, one_MD: Tensor, other_KD: Tensor) -> Tensor:
     """Which rows are nearer to one set than to another [N]; as many of each set are taken, by lot with a fixed seed."""
     size, lot = min(len(one_MD), len(other_KD)), torch.Generator().manual_seed(0)
     sets = [rows[torch.randperm(len(rows), generator=lot)[:size]] for rows in (one_MD, other_KD)]
-    nearest = [
-        torch.cat([_two_nearest(part_BD, rows)[0].min(dim=1).values for part_BD in torch.split(generated_ND, 512)])
-        for rows in sets
-    ]
-    return nearest[0] < nearest[1]
+    return nearest(generated_ND, sets[0]) < nearest(generated_ND, sets[1])
+
+
+def nearest(rows_ND: Tensor, among_MD: Tensor, *, chunk: int = 512) -> Tensor:
+    """How far the nearest of some rows is from each [N]."""
+    parts = torch.split(rows_ND, chunk)
+    return torch.cat([_two_nearest(part_BD, among_MD)[0].min(dim=1).values for part_BD in parts])
 
 
 def _two_nearest(rows_BD: Tensor, among_MD: Tensor) -> tuple[Tensor, Tensor]:

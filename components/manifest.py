@@ -77,6 +77,12 @@ def pointer_md5(pointer: Path) -> str:
         ) from None
 
 
+def pointer_size(pointer: Path) -> int:
+    """The bytes that a `.dvc` file says its output has; 0 where it does not say."""
+    (out,) = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
+    return int(out.get("size", 0))
+
+
 def pack(directory: Path, remote: Path) -> str:
     """Write a folder's files as the objects of a local DVC remote; the pointer file's text, byte for byte the same.
 

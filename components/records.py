@@ -190,6 +190,41 @@ class Package(Record):
     sample: Artifact
 
 
+class Maker(Record):
+    """A registered version whose samples become data, with the rows that it was trained on and scored against."""
+
+    model: str
+    version: str
+    modality: str
+    family: str
+    bundle: Artifact
+    shards: Artifact
+    encoder: Artifact | None  # of the metrics, where they need one
+    data: str  # the version of the data
+    commit: str | None
+    recipe: str
+    licence: str
+
+    @property
+    def name(self) -> str:
+        """As in "fashion@3"."""
+        return f"{self.model}@{self.version}"
+
+
+class Drawn(Record):
+    """Samples of a version that were held against real rows, in the form of `rows.py`, beside real held-out rows."""
+
+    rows: Artifact
+    kept: int
+    real: int  # held-out rows beside them
+    drawn: int
+    dropped: dict[str, int]  # samples by reason
+    bounds: dict[str, float]
+    classes: tuple[str, ...]
+    labelled: Literal["asked", "seen", "none"]  # labels were asked of the model, or seen by the gates' classifier
+    worth: dict[str, float]  # to a classifier, where the modality can tell
+
+
 class Outcome(Record):
     """What a run of one recipe came to."""
 

@@ -163,7 +163,7 @@ def _variety(
         return None
     return alarms.Variety.of(
         modalities.part(modality, "shards").open_split(store.path(shards.shards), "train"),
-        cast(alarms.Encoder, encoders.load(encoder, shards, modality=modality, store=store)),
+        cast(alarms.Encoder, encoders.load(encoder, shards.spec, modality=modality, store=store)),
         classes=len(shards.validated.dataset.classes),
         controls=families.get(candidate.family).Controls(),
         spec=family.spec,

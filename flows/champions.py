@@ -9,7 +9,7 @@ from components import delivery, model_card, packaging
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.provenance import Signer
-from components.records import Artifact, Beginning, Package, Registered
+from components.records import Artifact, Beginning, Maker, Package, Registered
 from components.store import Store
 from flows import keys, listing
 from flows.workspace import Workspace
@@ -131,18 +131,38 @@ def _champion(model: str, place: Workspace) -> Version | None:
     return None if move is None else next(v for v in ledger.versions(model) if v.version == move.version)
 
 
-def brought_back(version: Version, place: Workspace) -> Artifact:
-    """The bundle of a version, in the store again where it was lost."""
+def brought_back(version: Version, place: Workspace, kind: str = "bundle") -> Artifact:
+    """The bundle of a version, or another part that is kept of it, in the store again where it was lost."""
     from components import versioning
 
-    pointer = next((pointer for pointer in version.pointers if pointer.kind == "bundle"), None)
+    pointer = next((pointer for pointer in version.pointers if pointer.kind == kind), None)
     if pointer is None:
         raise AtelierError(
-            f"the ledger does not say where the bundle of {version.model}@{version.version} is kept, so it cannot be "
-            "packaged. Run its recipe again to register it anew."
+            f"the ledger does not say where the {kind} of {version.model}@{version.version} is kept, so it cannot be "
+            "used. Run its recipe again to register it anew."
         )
-    bundle, store = Artifact(kind=pointer.kind, digest=pointer.digest), Store(place.store)
-    if not store.holds(bundle):
-        with store.writing(bundle.kind) as draft:
+    part, store = Artifact(kind=pointer.kind, digest=pointer.digest), Store(place.store)
+    if not store.holds(part):
+        with store.writing(part.kind) as draft:
             versioning.Archive(place.dvc).bring(pointer, draft.directory)
-    return bundle
+    return part
+
+
+def maker(named: str, place: Workspace) -> Maker:
+    """The version that is named, with all that its samples are held against, in the store again where it was lost."""
+    from components import evaluation, versioning
+
+    version, ledger, store = listing.find(place, named), Ledger(place.ledger_url), Store(place.store)
+    verdict = ledger.verdict(version.verdict)
+    assert verdict is not None, "nothing is registered whose verdict is not in the ledger"
+    encoder = None if verdict.scores.encoder is None else Artifact(kind="encoder", digest=verdict.scores.encoder)
+    if encoder is not None and not store.holds(encoder):
+        archive = versioning.Archive(place.dvc)
+        evaluation.bring_back(encoder, version.model, ledger=ledger, store=store, archive=archive)
+    return Maker(
+        **version.model_dump(include={"model", "version", "modality", "family", "data", "commit", "recipe"}),
+        bundle=brought_back(version, place),
+        shards=brought_back(version, place, "shards"),
+        encoder=encoder,
+        licence=ledger.pinned(version.model, "licence", version.version) or "unknown",
+    )

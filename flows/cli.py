@@ -447,6 +447,50 @@ def restore(
 
 
 @app.command()
+def synthesize(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="A version; the champion where left out.")],
+    rows: Annotated[int, typer.Option(help="How many samples to keep.", min=1)],
+    labels: Annotated[
+        str | None, typer.Option(help="Labels to ask for, with commas between; every class where left out.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="It lies in data/synthetic-NAME; the model's where left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The first seed; the seeds after it follow.", min=0)] = 0,
+    controls: Annotated[
+        list[str] | None, typer.Option("--control", help="A control of every sample, as in truncation=0.8.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="The recipe whose suite is asked; the model's own where left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a dataset of a version's samples: held against real rows, checked by its recipe's suite, kept by DVC."""
+    import yaml
+
+    place = _enter(Path.cwd())
+    from components.synthesis import Wish
+    from flows import caching
+    from flows import synthesize as synthesizing
+
+    caching.freeze()
+    given = {}
+    for control in controls or ():
+        key, equals, value = control.partition("=")
+        if not equals:
+            raise AtelierError(f"--control {control!r} is not of the form name=value, as in truncation=0.8")
+        given[key] = yaml.safe_load(value)
+    wish = Wish(rows=rows, seed=seed, labels=tuple(labels.split(",") if labels else ()), controls=given)
+    with _quiet_output() if as_json else nullcontext():
+        path = None if recipe is None else _recipe(recipe)
+        made = synthesizing.run(place, model, wish, name=name, path=path, shown=_console(stderr=as_json))
+    if as_json:
+        _print_json(made)
+    else:
+        _console().print(synthesizing.told(made))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check that this machine and this workspace can run a recipe, and say how to mend what cannot."""
     from flows import health

@@ -1,5 +1,6 @@
 """What `ls`, `show` and `restore` tell: read from the ledger, so that neither MLflow nor Prefect is imported."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,20 @@ def only(place: Workspace, model: str | None) -> str:
     if model not in (None, *known):
         raise AtelierError(unknown("model", str(model), known))
     return model or known[0]
+
+
+def recipe(place: Workspace, model: str) -> Path:
+    """The file of the recipe that makes a model; an `AtelierError` where none does, or several do."""
+    files = sorted((place.project / "flows" / "recipes").glob("*.yaml"))
+    line = re.compile(rf"^model: *[\"']?{re.escape(model)}[\"']? *(#.*)?$", re.MULTILINE)
+    found = [file for file in files if line.search(file.read_text(encoding="utf-8"))]
+    if len(found) != 1:
+        told = f"{len(found)} of them make it ({', '.join(file.name for file in found)})" if found else "none makes it"
+        raise AtelierError(
+            f"the recipe of {model} is not to be found among those in flows/recipes/: {told}. Name it with "
+            "--recipe FILE."
+        )
+    return found[0]
 
 
 def find(place: Workspace, named: str) -> Version:

@@ -152,7 +152,7 @@ def _line(path: Path, recipe: "Recipe", place: Workspace, board: consoles.Board,
             workspace.keep_log(place)
             leash.tie()
             workspace.refuse_damaged(place)
-            _start_api()
+            start_api()
         turn = turns.turn(place.locks, recipe.model, say=board.say)
         with turn, consoles.showing(board):
             runs.start(place, logged)
@@ -182,7 +182,7 @@ def _line(path: Path, recipe: "Recipe", place: Workspace, board: consoles.Board,
     return Result(summary.as_json(path, outcome, board, seconds))
 
 
-def _start_api() -> None:
+def start_api() -> None:
     """Start the embedded Prefect API, or find the one of PREFECT_API_URL.
 
     Ctrl-C in a terminal reaches every process there. The API must outlive it to take down how the run ended, so it is

@@ -105,6 +105,6 @@ def _reference(shards: Any, store: Store) -> Any:
     return modalities.part("image", "metrics").Reference.of(
         part.open_split(directory, "train"),
         part.open_split(directory, "held_out"),
-        encoders.load(encoder, shards, modality="image", store=store),
+        encoders.load(encoder, shards.spec, modality="image", store=store),
         classes=shards.validated.dataset.classes,
     )

@@ -47,7 +47,7 @@ def test_its_card_says_how_well_it_tells_held_out_rows_apart(store: Store, fitte
 
 def test_a_loaded_encoder_is_frozen_and_gives_the_same_features(store: Store, shards: Shards, fitted: Artifact) -> None:
     rows = modalities.part("image", "shards").open_split(store.path(shards.shards), "held_out").batch(torch.arange(8))
-    one, other = (encoders.load(fitted, shards, modality="image", store=store) for _ in range(2))
+    one, other = (encoders.load(fitted, shards.spec, modality="image", store=store) for _ in range(2))
     assert not one.training and not any(parameter.requires_grad for parameter in one.parameters())
     assert torch.equal(one.features(rows), other.features(rows))  # type: ignore[operator]
 
@@ -56,5 +56,5 @@ def test_an_encoder_of_another_form_is_refused_in_one_paragraph(store: Store, fi
     shaped = prepared(store, size=12)
     three = shaped.model_copy(update={"spec": {**shaped.spec, "classes": ["light", "grey", "dark"]}})
     with pytest.raises(AtelierError, match="does not fit") as raised:
-        encoders.load(fitted, three, modality="image", store=store)
+        encoders.load(fitted, three.spec, modality="image", store=store)
     assert "\n" not in str(raised.value)

@@ -368,3 +368,48 @@ class held:
 
     def __exit__(self, *error: object) -> None:
         self.stream.close()
+
+
+class TestPut:
+    """A folder becomes a source beside others that need not be here."""
+
+    @pytest.fixture
+    def made(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "made"
+        (folder / "sub").mkdir(parents=True)
+        (folder / "new.bin").write_bytes(b"new")
+        (folder / "sub/other.bin").write_bytes(b"other")
+        return folder
+
+    def test_it_is_what_dvc_itself_would_have_added(self, project: Path, made: Path) -> None:
+        version = versioning.put(project, "data/made", made)
+        pointer = (project / "data.dvc").read_text()
+        versioning.pull(project, "data")  # all of it, the older files from the remote
+        whole = {**FILES, "made/new.bin": b"new", "made/sub/other.bin": b"other"}
+        assert contents(project / "data") == whole and version == versioning.version_of(project, "data/made")
+        dvc_add(project)
+        assert (project / "data.dvc").read_text() == pointer
+
+    def test_another_version_takes_its_place_and_nothing_beside_it_changes(self, project: Path, made: Path) -> None:
+        first, beside = versioning.put(project, "data/made", made), versioning.version_of(project, "data/a")
+        (made / "sub/other.bin").unlink()
+        assert versioning.put(project, "data/made", made) != first
+        assert contents(project / "data/made") == {"new.bin": b"new"}
+        assert versioning.version_of(project, "data/a") == beside
+        pointer = (project / "data.dvc").read_text()
+        versioning.pull(project, "data")
+        dvc_add(project)
+        assert (project / "data.dvc").read_text() == pointer
+
+    def test_work_that_is_saved_nowhere_is_not_replaced(self, project: Path, made: Path) -> None:
+        versioning.put(project, "data/made", made)
+        (project / "data/made/new.bin").write_bytes(b"mine")
+        with pytest.raises(AtelierError, match=r"DVC has no copy of new\.bin"):
+            versioning.put(project, "data/made", made)
+        (project / "data/beside").mkdir()
+        with pytest.raises(AtelierError, match="is there, and no DVC pointer names it"):
+            versioning.put(project, "data/beside", made)
+
+    def test_outside_of_what_dvc_tracks_nothing_is_put(self, project: Path, made: Path) -> None:
+        with pytest.raises(AtelierError, match="lies in no folder that DVC tracks"):
+            versioning.put(project, "elsewhere/made", made)

@@ -68,6 +68,7 @@ OF_LABELS = ("label_accuracy",)
 OF_ROWS = ("copied", "clipped", "clicks", "understood", "label_accuracy")  # shares of each sound vary less than rows
 OF_VOICES = ("voice_fd", "voice_kd")
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
+COPIED = 1 / 3  # of a sound that stands so much nearer to one training window than to the next: `fidelity.copied`
 PAIRS = 6  # of a generated and a training sound, shown as evidence
 REAL_AT_MOST = 1024  # held-out windows that generated sounds are compared with
 BANDS = 24
@@ -235,6 +236,24 @@ class Reference:
     @cached_property
     def _training_KD(self) -> Tensor:
         return _features(self._training, self.train.spec.rate)
+
+    def placed(self, rows: Waves) -> fidelity.Placed:
+        """How far each sound is from training windows, and how much nearer to one than to the next."""
+        rate = self.held_out.spec.rate
+        deviation = _features(self._real, rate).std(dim=0).clamp(min=1e-3)
+        rows_ND, trained_KD = _features(rows, rate) / deviation, self._training_KD / deviation
+        return fidelity.Placed(fidelity.nearest(rows_ND, trained_KD), fidelity.suspicion(rows_ND, trained_KD)[0])
+
+    def real(self, count: int) -> Waves:
+        """So many held-out sounds of those that are compared with, evenly; all of them where there are fewer."""
+        return self._real.rows(torch.linspace(0, len(self._real) - 1, min(count, len(self._real))).long())
+
+    def seen(self, rows: Waves) -> None:
+        """Nothing here tells the class of a sound."""
+
+    def worth(self, generated: Sequence[Waves], labels_N: Tensor, *, asked: bool) -> dict[str, float]:
+        """Nothing: no classifier of sounds is taught here."""
+        return {}
 
     def evidence(self, generated: Waves) -> dict[str, bytes]:
         """The sounds that look most like copies, worst first, each before the training window that it is nearest to."""

@@ -57,6 +57,7 @@ DECIBELS_AT_MOST = (
     60.0  # of one row: more is below what eight bits tell apart, and a row without error has infinitely many
 )
 
+COPIED = 1 / 3  # of a row that stands so much nearer to one training row than to the next: `fidelity.copied`
 PAIRS = 30  # of a generated and a training row, shown as evidence
 
 Requests = Sequence[Mapping[str, Any]]  # public controls
@@ -145,6 +146,26 @@ class Reference:
         if self.encoder.spec.degrade is None and rows is not self.held_out:
             told["nearer_train"] = _share_of(fidelity.nearer(pixels, training, self.held_out.pixels.flatten(1)))
         return told
+
+    def placed(self, rows: Images) -> fidelity.Placed:
+        """How far each row is from training rows, in features, and how alone it is beside one of them, in pixels."""
+        alone_N, _ = fidelity.suspicion(rows.pixels.flatten(1).cpu(), self.training.pixels.flatten(1))
+        return fidelity.Placed(fidelity.nearest(self.encoder.embed(rows), self._training_ND), alone_N)
+
+    def real(self, count: int) -> Images:
+        """So many held-out rows, evenly over the side; all of them where there are fewer."""
+        few = torch.linspace(0, len(self.held_out) - 1, min(count, len(self.held_out))).long()
+        return self.held_out.rows(few)
+
+    def seen(self, rows: Images) -> Tensor | None:
+        """The class of each row [N] as the classifier sees it."""
+        return self._labels(rows)
+
+    def worth(self, generated: Sequence[Images], labels_N: Tensor, *, asked: bool) -> dict[str, float]:
+        """What labelled rows are worth to a classifier, and how well labels are obeyed where they were asked for."""
+        rows = Images(torch.cat([one.pixels for one in generated]), labels_N)
+        told = self._control(rows, self._labels(rows))
+        return {name: value for name, value in told.items() if asked or name != "label_accuracy"}
 
     def evidence(self, generated: Images) -> dict[str, bytes]:
         """The rows that look most like copies, worst first, each beside the training row that it is nearest to."""

@@ -20,7 +20,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from components import loading
+from components import fidelity, loading
 from components.controls import PublicControl
 from components.loading import Foretold
 from components.modalities.text import content, mauve
@@ -52,6 +52,7 @@ GATES: Sequence[Mapping[str, Any]] = (
     {"metric": "personal", "not_worse_than": "real", "margin": 0.01},
 )
 OF_ROWS = ("copied", "repetition", "profane", "personal")  # shares of each text: they vary less than if it were one
+COPIED = 0.5  # of a text, no more of which is new than that: half its spans stand in the training side word for word
 EVIDENCE = 12  # texts that are shown for what they copy
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
 WORDS = 2000  # of the texts together: the share of distinct pairs falls with their number
@@ -118,6 +119,23 @@ class Reference:
             total_B += nats_B.double()
         return total_B / math.log(2) / (steps * side.spec.context) * (len(side.stream) - 1) / side.bytes
 
+    def placed(self, rows: Tokens) -> fidelity.Placed:
+        """How improbable each text is to counting, in bits a byte, and which share of its spans is new."""
+        texts = self._texts(rows)
+        far = [self._runs.bits_per_byte([text]) if text else math.inf for text in texts]
+        return fidelity.Placed(torch.tensor(far), torch.tensor([1 - self._spans.share([text]) for text in texts]))
+
+    def real(self, count: int) -> Tokens:
+        """So many held-out windows, evenly over the side; all of them where there are fewer."""
+        return self.held_out.batch(torch.linspace(0, len(self.held_out) - 1, min(count, len(self.held_out))).long())
+
+    def seen(self, rows: Tokens) -> None:
+        """Nothing here tells the class of a text."""
+
+    def worth(self, generated: Sequence[Tokens], labels_N: Tensor, *, asked: bool) -> dict[str, float]:
+        """Nothing: no classifier of texts is taught here."""
+        return {}
+
     def evidence(self, generated: Tokens) -> dict[str, bytes]:
         """The texts with most in them that stands in the training side word for word, and where it stands."""
         texts = self._texts(generated)
@@ -135,7 +153,11 @@ class Reference:
     @cached_property
     def _counted(self) -> float:
         """The bits a byte of counting runs of five bytes, a model of the same training side."""
-        return Ngrams.of(self.train.texts()).bits_per_byte(self.held_out.texts())
+        return self._runs.bits_per_byte(self.held_out.texts())
+
+    @cached_property
+    def _runs(self) -> Ngrams:
+        return Ngrams.of(self.train.texts())
 
     @cached_property
     def _spans(self) -> Spans:
