@@ -6,7 +6,7 @@ A kind of source says what columns it has and streams them as Arrow batches (see
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from components import exclusions, labels, rows, versioning, workers
+from components import exclusions, extras, labels, rows, versioning, workers
 from components.errors import AtelierError
-from components.recipe import Data, HeldOut
+from components.recipe import Data, HeldOut, More
 from components.records import Artifact, Dataset, Source
 from components.sources import kinds, remote, urls
 from components.sources.contract import ROWS_AT_ONCE, Table
@@ -29,6 +29,7 @@ from components.spelling import unknown
 from components.store import Store
 
 ROWS_A_PART = 64 * ROWS_AT_ONCE
+Sifted = Callable[[str, Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]  # without excluded rows
 SHOWN = 10  # values of a column that a message lists
 
 
@@ -51,13 +52,22 @@ def bring(data: Data, *, project: Path, store: Store) -> Source:
     `AtelierError` where they cannot be had, hold work that is saved nowhere, or have a link that leads out of them.
     """
     versioning.pull(project, exclusions.FOLDER)
-    if urls.is_url(data.source):
-        version = remote.fetch(data.source, store).digest
+    source, *more = (_brought(one, project, store) for one in _sources(data))
+    return source.model_copy(update={"more": tuple(more)})
+
+
+def _sources(data: Data) -> list[str]:
+    return [data.source, *(more.source for more in data.more)]
+
+
+def _brought(named: str, project: Path, store: Store) -> Source:
+    if urls.is_url(named):
+        version = remote.fetch(named, store).digest
         return Source(
-            name=urls.shown(data.source), version=version, commit=None, excluded=_fingerprint_of_excluded(data, project)
+            name=urls.shown(named), version=version, commit=None, excluded=_fingerprint_of_excluded(named, project)
         )
-    versioning.pull(project, data.source)
-    return _local(data, project)
+    versioning.pull(project, named)
+    return _local(named, project)
 
 
 def known(data: Data, *, project: Path) -> Source | None:
@@ -66,28 +76,30 @@ def known(data: Data, *, project: Path) -> Source | None:
     That is so of a URL, of a folder that DVC tracks while the manifest of its files is not in DVC's cache, and while
     exclusions are not here. An `AtelierError` where `bring` would have no answer either.
     """
-    if urls.is_url(data.source) or not versioning.is_known_here(project, data.source):
+    named = _sources(data)
+    if any(urls.is_url(one) or not versioning.is_known_here(project, one) for one in named):
         return None
     if not (versioning.is_known_here(project, exclusions.FOLDER) and versioning.is_here(project, exclusions.FOLDER)):
         return None
-    return _local(data, project)
+    source, *more = (_local(one, project) for one in named)
+    return source.model_copy(update={"more": tuple(more)})
 
 
-def _local(data: Data, project: Path) -> Source:
+def _local(named: str, project: Path) -> Source:
     """A source in the project as it is there, or as its `.dvc` pointer has it."""
-    path = versioning.locate(project, data.source)
-    for _ in _listing(data, project).entries() if path.is_dir() else ():
+    path = versioning.locate(project, named)
+    for _ in _listing(named, project).entries() if path.is_dir() else ():
         pass  # so that no link is followed before it is known where it leads
     return Source(
         name=path.relative_to(project.resolve()).as_posix(),
-        version=versioning.version_of(project, data.source),
-        commit=versioning.commit_of(project, data.source),
-        excluded=_fingerprint_of_excluded(data, project),
+        version=versioning.version_of(project, named),
+        commit=versioning.commit_of(project, named),
+        excluded=_fingerprint_of_excluded(named, project),
     )
 
 
-def _fingerprint_of_excluded(data: Data, project: Path) -> str | None:
-    return exclusions.fingerprint_of(exclusions.holding(project, data.source))
+def _fingerprint_of_excluded(named: str, project: Path) -> str | None:
+    return exclusions.fingerprint_of(exclusions.holding(project, named))
 
 
 def ingest(data: Data, *, modality: str, project: Path, store: Store, source: Source | None = None) -> Dataset:
@@ -98,14 +110,22 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
     with the source, or that it changed meanwhile; of a URL its listing alone is compared for that, never the bytes.
     """
     source = source or bring(data, project=project, store=store)
-    listing = _listing(data, project) if not urls.is_url(data.source) else _fetched(source, store)
+    listing = _files(data.source, source, project, store)
     card = _card(listing)
     opened = _open(listing, data, modality, card)
-    left_out: Counter[str] = Counter()
+    left_out: dict[str, Counter[str]] = {}
+
+    def sifted(named: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        left_out[named] = Counter()  # anew at each reading
+        return _sift(batches, exclusions.holding(project, named), modality, left_out[named])
+
+    more = [
+        _extra(one, there, _files(one.source, there, project, store), modality, opened.classes.names, sifted)
+        for one, there in zip(data.more, source.more, strict=True)
+    ]
     with store.writing("rows") as draft:
-        held = exclusions.holding(project, data.source)
-        sides = _write(_sift(_canonical(opened), held, modality, left_out), draft.directory)
-        if not sides.total() and left_out:
+        sides = _write(_all_of(sifted(data.source, _canonical(opened)), more), draft.directory)
+        if not sides.total() and left_out[data.source]:
             raise AtelierError(f"every row of {source.name!r} is excluded, so that there is nothing to learn from.")
         _check_sides(opened, sides)
         _check_unchanged(data, project, store, source)
@@ -116,9 +136,10 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
         rows=draft.artifact,
         count=sides.total(),
         classes=opened.classes.names,
-        licence=str(card.get("licence") or card.get("license") or "unknown"),
+        licence=_licence(card),
         about={name: str(card[name]) for name in ("title", "source", "consent") if card.get(name)},
-        excluded=dict(sorted(left_out.items())),
+        excluded=dict(sorted(sum(left_out.values(), Counter()).items())),
+        more=tuple(extra.told() for extra in more),
     )
 
 
@@ -129,7 +150,7 @@ def stream(
 
     A file's own rows are told apart where files hold rows; of pictures and recordings with metadata all rows come.
     """
-    listing = _listing(data, project) if not urls.is_url(data.source) else _fetched(source, store)
+    listing = _files(data.source, source, project, store)
     if files is not None:
         listing = replace(listing, within=frozenset(files))
     return _canonical(_open(listing, data, modality, _card(listing)))
@@ -154,30 +175,35 @@ def _sift(
 
 
 def _check_unchanged(data: Data, project: Path, store: Store, source: Source) -> None:
-    if urls.is_url(data.source):
-        changed, told = remote.moved_on(data.source, _artifact(source), store), "its listing is another now"
-    else:
-        now = bring(data, project=project, store=store)
-        changed, told = now != source, f"it was {source.version} and is {now.version}"
-        told = "what is excluded is another now" if now.version == source.version else told
-    if changed:
-        raise AtelierError(f"the source {source.name!r} changed while it was read: {told}. Run the recipe again.")
+    versioning.pull(project, exclusions.FOLDER)
+    for named, read in zip(_sources(data), (source, *source.more), strict=True):
+        if urls.is_url(named):
+            changed, told = remote.moved_on(named, _artifact(read), store), "its listing is another now"
+        else:
+            now = _brought(named, project, store)
+            changed, told = now != read.model_copy(update={"more": ()}), f"it was {read.version} and is {now.version}"
+            told = "what is excluded is another now" if now.version == read.version else told
+        if changed:
+            raise AtelierError(f"the source {read.name!r} changed while it was read: {told}. Run the recipe again.")
 
 
 def _artifact(source: Source) -> Artifact:
     return Artifact(kind="source", digest=source.version)
 
 
-def _fetched(source: Source, store: Store) -> Listing:
-    return Listing(store.path(_artifact(source)), source.name)
+def _files(named: str, source: Source, project: Path, store: Store) -> Listing:
+    """The files of a source that was brought here."""
+    if urls.is_url(named):
+        return Listing(store.path(_artifact(source)), source.name)
+    return _listing(named, project)
 
 
-def _listing(data: Data, project: Path) -> Listing:
+def _listing(named: str, project: Path) -> Listing:
     """The files of a source in the project."""
-    path = versioning.locate(project, data.source)
+    path = versioning.locate(project, named)
     if path.is_file():
-        return Listing(path.parent, data.source, only=path.name)
-    return Listing(path, data.source, verified=path.is_dir() and versioning.is_tracked(project, data.source))
+        return Listing(path.parent, named, only=path.name)
+    return Listing(path, named, verified=path.is_dir() and versioning.is_tracked(project, named))
 
 
 def _open(listing: Listing, data: Data, modality: str, card: Mapping[str, Any]) -> _Source:
@@ -234,6 +260,35 @@ def _card(listing: Listing) -> Mapping[str, Any]:
     if len(set(names)) != len(names) or any(isinstance(name, list | dict) for name in facts.get("classes", [])):
         raise AtelierError(f"the `classes` of {card} must be names, none of them twice, as in [cat, dog]")
     return facts
+
+
+def _extra(
+    more: More, source: Source, listing: Listing, modality: str, classes: Sequence[str], sifted: Sifted
+) -> extras.Extras:
+    card = _card(listing)
+    opened = _open(listing, Data(source=more.source, kind=more.kind), modality, card)
+    return extras.Extras(
+        source=source,
+        share=more.at_most,
+        read=lambda: sifted(more.source, _canonical(opened)),
+        names=extras.matched(source.name, opened.classes.names, classes),
+        licence=_licence(card),
+        made_by=None if card.get("made_by") is None else str(card["made_by"]),
+    )
+
+
+def _licence(card: Mapping[str, Any]) -> str:
+    return str(card.get("licence") or card.get("license") or "unknown")
+
+
+def _all_of(batches: Iterator[pa.RecordBatch], more: Sequence[extras.Extras]) -> Iterator[pa.RecordBatch]:
+    """The rows of the source, then those that further ones may bring beside its training side."""
+    real = 0
+    for batch in batches:
+        real += batch["split"].to_pylist().count("train")
+        yield batch
+    for extra in more:
+        yield from extra.rows(real)
 
 
 def _canonical(source: _Source) -> Iterator[pa.RecordBatch]:

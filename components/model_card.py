@@ -28,15 +28,23 @@ SETTINGS = {
 }
 
 
-def text(version: "Version", verdict: Verdict, bundle: Path, *, licence: str | None, begun: str | None = None) -> str:
-    """The card of a version; `begun` names the version that its training went on from."""
+def text(
+    version: "Version",
+    verdict: Verdict,
+    bundle: Path,
+    *,
+    licence: str | None,
+    begun: str | None = None,
+    synthetic: str | None = None,
+) -> str:
+    """The card of a version; `begun` names the version that its training went on from, `synthetic` rows of models."""
     model = json.loads((bundle / "config.json").read_bytes())
     endpoint = json.loads((bundle / "endpoint.json").read_bytes())
     parts = [
         f"# {version.model}, version {version.version}",
         f"A generator of the modality {version.modality} and the family `{version.family}`, made by the recipe "
         f"`{version.model}`. It passed every gate of that recipe before it was registered.",
-        _table(("", ""), _facts(version, bundle, licence, begun)),
+        _table(("", ""), _facts(version, bundle, licence, begun, synthetic)),
         f"## Licence of the data\n\n{licence or 'It was not recorded.'}",
         "## How good it is\n\n" + _numbers(verdict),
         "## How to call it\n\n" + _calls(version, endpoint, edits=model.get("edits", False)),
@@ -92,10 +100,13 @@ def _of_data(dataset: Dataset, begun: str | None) -> dict[str, str]:
         "from": dataset.about.get("source", "its card says nothing of it"),
         "version": f"{dataset.source} {dataset.version}{commit}",
         **({"went on from": begun} if begun else {}),
+        **({"trained on samples of models too": dataset.synthetic} if dataset.synthetic else {}),
     }
 
 
-def _facts(version: "Version", bundle: Path, licence: str | None, begun: str | None) -> list[tuple[str, str]]:
+def _facts(
+    version: "Version", bundle: Path, licence: str | None, begun: str | None, synthetic: str | None
+) -> list[tuple[str, str]]:
     weights = (bundle / "model.safetensors").stat().st_size
     return [
         ("weights", f"safetensors, {weights:,} bytes; with their cards `{version.bundle}`"),
@@ -103,6 +114,7 @@ def _facts(version: "Version", bundle: Path, licence: str | None, begun: str | N
         ("commit of the data", f"`{version.commit or 'none'}`"),
         ("licence of the data", licence or "not recorded"),
         *([("went on from", f"`{begun}`")] if begun else []),
+        *([("trained on samples of models too", synthetic)] if synthetic else []),
         ("recipe", f"`{version.recipe}`"),
         ("MLflow run", f"`{version.run}`"),
         ("verdict", f"`{version.verdict}`"),

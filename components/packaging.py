@@ -55,6 +55,7 @@ def package(
     verdict: Verdict,
     licence: str | None,
     begun: str | None = None,
+    synthetic: str | None = None,
     signer: "Signer",
     store: Store,
     home: Path,
@@ -62,8 +63,8 @@ def package(
     """The Bento of a registered version in the Bento store `home`, with the sample that it drew as proof.
 
     `bundle` is the folder of its bytes, `verdict` the one that passed it, `licence` that of its data, `begun` the
-    version that its training went on from. The Bento has the
-    tag `MODEL:vVERSION-...` and is built and tried once; it stays as it was proven, whatever the code is now, since its
+    version that its training went on from, `synthetic` the rows of it that models made. The Bento has the tag
+    `MODEL:vVERSION-...` and is built and tried once; it stays as it was proven, whatever the code is now, since its
     verdict was about that code. One that was changed or lost a part is made anew. Raises an `AtelierError` where the
     bundle is not what was registered, the build fails, or the smoke test does.
     """
@@ -71,7 +72,8 @@ def package(
     tag = find(version, home=home)
     if tag is None:
         _refuse_changed(version, bundle)
-        plan = _planned(version, bundle, verdict, licence, begun)
+        told = model_card.text(version, verdict, bundle, licence=licence, begun=begun, synthetic=synthetic)
+        plan = _planned(version, bundle, told)
         with aside(home) as second:
             _lend(home, second, version)
             _build(second, plan, version, bundle)
@@ -180,11 +182,10 @@ def _lend(home: Path, aside: Path, version: "Version") -> None:
         (aside / path).symlink_to(home / path)
 
 
-def _planned(version: "Version", bundle: Path, verdict: Verdict, licence: str | None, begun: str | None) -> _Plan:
+def _planned(version: "Version", bundle: Path, told: str) -> _Plan:
     card = json.loads((bundle / "config.json").read_bytes())
     code = closure(_roots(card["family"], card["modality"]))
     requirements = pinned([*code.versions(), *UNNAMED])
-    told = model_card.text(version, verdict, bundle, licence=licence, begun=begun)
     content = fingerprint([_release(version), code.digests(), _pages(), requirements, told])
     tag = f"{version.model}:v{version.version}-{content.removeprefix('sha256:')[:12]}"
     return _Plan(tag, code, requirements, told, card["spec"])

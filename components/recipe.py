@@ -57,11 +57,25 @@ def _kind_of_source(name: str) -> str:
     return name
 
 
+class More(Strict):
+    """A source of more rows to train on, such as a synthetic dataset: none of them is ever held out."""
+
+    source: str = Field(repr=False)
+    kind: Annotated[str, AfterValidator(_kind_of_source)] | None = None
+    at_most: float = Field(gt=0, lt=1)  # the share of the training side that its rows may be, as ingested
+
+    @field_serializer("source")
+    def _without_secrets(self, source: str) -> str:
+        return shown(source) if is_url(source) else source
+
+
 class Data(Strict):
     source: str = Field(repr=False)  # a path in the project, or any URL that fsspec reads
     kind: Annotated[str, AfterValidator(_kind_of_source)] | None = None  # what the source holds says it unless named
     held_out: HeldOut = HeldOut(share=0.15, by="digest")
     reject_at_most: Share = 0.01
+    # left out where there is none: keys stay what they were
+    more: tuple[More, ...] = Field((), exclude_if=lambda more: not more)
 
     @field_serializer("source")
     def _without_secrets(self, source: str) -> str:

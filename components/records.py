@@ -41,6 +41,18 @@ class Source(Record):
     commit: str | None  # the git commit whose .dvc pointer names it
     # the fingerprint of its exclusions; left out where nothing is excluded
     excluded: str | None = Field(None, exclude_if=lambda excluded: excluded is None)
+    # further sources to train on, in the order of the recipe; left out where there is none, as in `Dataset`
+    more: tuple["Source", ...] = Field((), exclude_if=lambda more: not more)
+
+
+class Extra(Record):
+    """What a further source brought to the training side."""
+
+    source: str
+    version: str
+    rows: int
+    licence: str
+    made_by: str | None = None  # the version that made it, as "fashion@3", where it is synthetic
 
 
 class Dataset(Record):
@@ -57,6 +69,13 @@ class Dataset(Record):
     about: dict[str, str] = Field({}, exclude_if=lambda about: not about)
     # rows that exclusions kept out of it, by why; left out where none were
     excluded: dict[str, int] = Field({}, exclude_if=lambda excluded: not excluded)
+    more: tuple[Extra, ...] = Field((), exclude_if=lambda more: not more)
+
+    @property
+    def synthetic(self) -> str | None:
+        """Which of its rows no camera, pen or microphone made: "1,000 rows of fashion@3 (data/synthetic-x md5:...)"."""
+        made = [f"{one.rows:,} rows of {one.made_by} ({one.source} {one.version})" for one in self.more if one.made_by]
+        return "; ".join(made) or None
 
 
 class Validated(Record):

@@ -125,10 +125,10 @@ def _refuse_unfit(verdict: Verdict, bundle: Path, tags: Mapping[str, str]) -> No
 
 
 def _pin(ledger: Ledger, version: Version, tags: Mapping[str, str], promotion: "Promotion") -> None:
-    """Fix for good what a version needs to become champion, the licence of its data, and what it went on from."""
+    """Fix for good what a version needs to become champion, what its data are, and what it went on from."""
     if promotion.approvals:
         ledger.pin(version.model, "approvals", version.version, str(promotion.approvals))
-    for name in ("licence", "init"):
+    for name in ("licence", "init", "synthetic"):
         if name in tags:
             ledger.pin(version.model, name, version.version, tags[name])
 

@@ -62,6 +62,7 @@ def package_version(version: Version, place: Workspace) -> Package:
         verdict=verdict,
         licence=ledger.pinned(version.model, "licence", version.version),
         begun=ledger.pinned(version.model, "init", version.version),
+        synthetic=ledger.pinned(version.model, "synthetic", version.version),
         signer=Signer.read(keys.signing_key(place)),
         store=store,
         home=place.bentos,

@@ -124,8 +124,8 @@ def version(place: Workspace, named: str) -> dict[str, Any]:
     aliases = [
         alias for alias, move in Ledger(place.ledger_url).current(found.model).items() if move.version == found.version
     ]
-    begun = Ledger(place.ledger_url).pinned(found.model, "init", found.version)
-    told = {**found.model_dump(mode="json"), "init": begun, "aliases": aliases}
+    pinned = {name: Ledger(place.ledger_url).pinned(found.model, name, found.version) for name in ("init", "synthetic")}
+    told = {**found.model_dump(mode="json"), **pinned, "aliases": aliases}
     return {"schema": 1, **told, "record": verdict.model_dump(mode="json")}
 
 
@@ -142,6 +142,7 @@ def card(found: dict[str, Any]) -> RenderableType:
         "init",
         "created",
         "data",
+        "synthetic",
         "commit",
         "recipe",
         "run",

@@ -40,7 +40,7 @@ def _modality(recipe: Recipe, *parts: str) -> list[str]:
 
 def _excluding(source: Source, recipe: Recipe) -> list[str]:
     """The code by which rows are told apart, where some are excluded."""
-    return _modality(recipe, "rows") if source.excluded else []
+    return _modality(recipe, "rows") if any(one.excluded for one in (source, *source.more)) else []
 
 
 def _brought(recipe: Recipe, workspace: Workspace) -> Source:
@@ -67,6 +67,7 @@ def bring(recipe: Recipe, workspace: Workspace) -> Source:
         "version": source.version,
         "modality": recipe.modality,
         **({"excluded": source.excluded} if source.excluded else {}),
+        **({"more": [[more.version, more.excluded] for more in source.more]} if source.more else {}),
     },
     reaches=lambda source, recipe, workspace: ["components.ingestion", *_excluding(source, recipe)],
     renew=lambda dataset, source, **_: dataset.model_copy(update={"source": source.name, "commit": source.commit}),
@@ -459,7 +460,13 @@ def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Poin
     kept = versioning.Archive(workspace.dvc)
     dataset = shards.validated.dataset
     data = kept.keep_source(workspace.project, dataset.source, version=dataset.version, store=store_of(workspace))
-    return (data, *(kept.keep(part, store_of(workspace).path(part)) for part in (shards.shards, winner.bundle)))
+    more = [
+        kept.keep_source(workspace.project, one.source, version=one.version, store=store_of(workspace)).model_copy(
+            update={"kind": f"more-{one.source.rpartition('/')[2]}"}  # where `restore` puts it
+        )
+        for one in dataset.more
+    ]
+    return (data, *more, *(kept.keep(part, store_of(workspace).path(part)) for part in (shards.shards, winner.bundle)))
 
 
 @stage("register", note=lambda done: f"{done.model}@{done.version}{'' if done.created else ', registered before'}")
@@ -547,4 +554,5 @@ def _lineage(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         "data": dataset.version,
         "commit": dataset.commit or "none",
         "recipe": fingerprint(recipe.model_dump(mode="json")),
+        **({} if dataset.synthetic is None else {"synthetic": dataset.synthetic}),
     }
