@@ -16,7 +16,7 @@ from components.recipe import Recipe
 from components.records import Artifact, Dataset, Drawn, Maker, Source, Validated
 from components.store import Store
 from components.synthesis import CARD, MEANING, Wish
-from flows import champions, console, leash, listing, running, turns, unclosed, workspace
+from flows import champions, console, events, leash, listing, running, turns, unclosed, workspace
 from flows.stage import stage, store_of
 from flows.workspace import Workspace
 
@@ -137,6 +137,8 @@ def run(
         with unclosed.noting(place.locks, lock):
             kept, made = synthesize(named, source, wish, recipe, str(place.project))
     card = json.loads((Store(place.store).path(made) / CARD).read_bytes())
+    why = f"{card['rows']:,} samples of {card['made_by']} became {kept.name}"
+    events.tell(place, "dataset.made", model=model, why=why, facts={"source": kept.name, "version": kept.version})
     return {"schema": 1, "source": kept.name, "version": kept.version, "card": card}
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from components import measures, model_card
-from components.records import Artifact, Check, Dataset, Scores, Verdict
+from components.records import Artifact, Check, Dataset, Extra, Scores, Verdict
 
 NONE = Artifact(kind="none", digest="sha256:0")
 ROOM = 5000  # characters that MLflow's databases keep of a description
@@ -53,3 +53,14 @@ def test_what_the_datas_card_leaves_out_is_said(verdict: Verdict) -> None:
 
 def test_a_card_of_every_metric_leaves_mlflow_room_for_remarks(verdict: Verdict) -> None:
     assert len(model_card.review(verdict, dataset(), among=9, begun=None)) < 0.8 * ROOM
+
+
+def test_rows_that_a_model_made_are_named_and_nothing_is_said_where_there_are_none(verdict: Verdict) -> None:
+    extra = Extra(source="data/synthetic-x", version="md5:2.dir", rows=1200, licence="MIT", made_by="fashion@3")
+    told = model_card.review(verdict, dataset().model_copy(update={"more": (extra,)}), among=1, begun=None)
+    line = "- trained on samples of models too: 1,200 rows of fashion@3 (data/synthetic-x md5:2.dir)"
+    assert line in told.splitlines()
+    real = extra.model_copy(update={"made_by": None})
+    for more in ((), (real,)):
+        plain = model_card.review(verdict, dataset().model_copy(update={"more": more}), among=1, begun=None)
+        assert "samples of models" not in plain

@@ -9,7 +9,7 @@ import pytest
 from components import sampling, versioning
 from components.errors import AtelierError
 from components.records import Artifact
-from flows import listing
+from flows import events, listing
 from flows.workspace import Workspace
 from tests.flows.small_project import project
 from tests.flows.test_line import Answer, Place
@@ -42,6 +42,8 @@ class TestLine:
         card = made.json["card"]
         assert card == json.loads((place.project / "data/synthetic-shapes/card.json").read_text())
         assert card["made_by"] == "shapes@1" and "augmentation_gain" in card["worth"]
+        (event,) = [one for one in events.since(Workspace(place.project, place.root)) if one.kind == "dataset.made"]
+        assert (event.model, event.facts["version"]) == ("shapes", made.json["version"])
         assert card["drawn"] == card["rows"] + sum(card["dropped"].values())
 
     def test_every_row_is_what_the_version_makes_of_its_seed(self, made: Answer, place: Place) -> None:
