@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from components import bundle as bundles
-from components import encoders, loading, references, sampling
+from components import encoders, loading, modalities, references, sampling
 from components.contract import Batch
 from components.errors import AtelierError
 from components.ledger import Ledger
