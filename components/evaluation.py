@@ -1,6 +1,6 @@
 """Scores of a bundle: what it generates through the door of serving, against held-out rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,19 @@ SHOWN = 60  # samples on a sheet
 
 
 def evaluate(
-    bundle: Artifact, shards: Shards, encoder: Artifact | None, settings: Evaluate, *, modality: str, store: Store
+    bundle: Artifact,
+    shards: Shards,
+    encoder: Artifact | None,
+    settings: Evaluate,
+    *,
+    modality: str,
+    store: Store,
+    rejected: Artifact | None = None,
 ) -> Scores:
     """Every metric of the modality, once per sampling seed, and the sheets of samples a person looks at.
 
-    `encoder` is None for a modality that measures without one.
+    `encoder` is None for a modality that measures without one; `rejected` are samples that people did not like, in the
+    form of the shards, where a gate asks how like them others are.
     """
     _refuse_broken(bundle, store)
     _refuse_other_shape(bundle, shards, store)
@@ -34,11 +42,12 @@ def evaluate(
     asked = reference.requests(endpoint.card.controls)
     given = reference.given(settings.samples)
     foretold, parts = reference.likelihood(endpoint.nats)
+    like = _likeness(reference, rejected, modality, store)
     rounds: list[dict[str, float]] = []
     evidence: dict[str, bytes] = {}
     for seed in settings.seeds:
         drawn = draw(endpoint, settings.samples, seed=seed, asked=asked, given=given)
-        rounds.append(foretold | reference.measure(drawn, asked) | _unsafe(endpoint, drawn))
+        rounds.append(foretold | reference.measure(drawn, asked) | _unsafe(endpoint, drawn) | like(drawn))
         evidence = evidence or reference.evidence(drawn) | _blocked(endpoint, drawn)
     with store.writing("pictures") as pictures:
         shown = draw(endpoint, SHOWN, seed=settings.seeds[0], asked=asked, given=reference.given(SHOWN))
@@ -51,10 +60,21 @@ def evaluate(
         samples=settings.samples,
         seeds=settings.seeds,
         values={name: tuple(scores[name] for scores in rounds) for name in rounds[0]},
-        floor=reference.floor() | (_unsafe(endpoint, reference.held_out) if endpoint.inspects else {}),
+        floor=reference.floor() | (_unsafe(endpoint, reference.held_out) if endpoint.inspects else {}) | like(None),
         parts={name: values for name, values in parts.items() if len(values) > 1},
         pictures=pictures.artifact,
     )
+
+
+def _likeness(
+    reference: Any, rejected: Artifact | None, modality: str, store: Store
+) -> Callable[[Batch | None], dict[str, float]]:
+    """What tells of rows how like rejected ones they are, of None for real ones; nothing where none are at hand."""
+    if rejected is None:
+        return lambda rows: {}
+    split = modalities.part(modality, "shards").open_split(store.path(rejected), "train")
+    disliked = split.batch(torch.arange(len(split)))
+    return lambda rows: {"rejected": reference.like_rejected(rows, disliked)}
 
 
 def _unsafe(endpoint: sampling.Endpoint, rows: Batch) -> dict[str, float]:

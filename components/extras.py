@@ -1,15 +1,17 @@
 """Rows of further sources beside the training side of a dataset: as many as their share allows, chosen by lot."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 
 from components import rows
 from components.errors import AtelierError
+from components.exclusions import Exclusion
 from components.records import Extra, Source
 from components.spelling import unknown
 
@@ -71,6 +73,20 @@ def matched(title: str, own: Sequence[str], wanted: Sequence[str]) -> list[int |
     if strange:
         raise AtelierError(f"a label of {title!r}: {unknown('class', strange[0], wanted)}")
     return [wanted.index(name) if wanted else None for name in own]
+
+
+def feedback_on(model: str) -> str:
+    """Where the feedback on a model lies in a project, once it was exported."""
+    return f"data/feedback-{model}"
+
+
+def rejected(folder: Path, source: str) -> tuple[Exclusion, ...]:
+    """What people rejected, by a set of feedback, as exclusions from a source; none where there is no set yet."""
+    card = folder / "card.json"
+    if not card.is_file():
+        return ()
+    contents = json.loads(card.read_bytes())["contents"]
+    return tuple(Exclusion(source=source, content=one, why="people rejected it", kind="rejected") for one in contents)
 
 
 def _lots(batch: pa.RecordBatch) -> np.ndarray:

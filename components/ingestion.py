@@ -52,7 +52,7 @@ def bring(data: Data, *, project: Path, store: Store) -> Source:
     `AtelierError` where they cannot be had, hold work that is saved nowhere, or have a link that leads out of them.
     """
     versioning.pull(project, exclusions.FOLDER)
-    source, *more = (_brought(one, project, store) for one in _sources(data))
+    source, *more = (_brought(one, data, project, store) for one in _sources(data))
     return source.model_copy(update={"more": tuple(more)})
 
 
@@ -60,14 +60,15 @@ def _sources(data: Data) -> list[str]:
     return [data.source, *(more.source for more in data.more)]
 
 
-def _brought(named: str, project: Path, store: Store) -> Source:
+def _brought(named: str, data: Data, project: Path, store: Store) -> Source:
     if urls.is_url(named):
         version = remote.fetch(named, store).digest
-        return Source(
-            name=urls.shown(named), version=version, commit=None, excluded=_fingerprint_of_excluded(named, project)
-        )
+        held = exclusions.holding(project, named)
+        return Source(name=urls.shown(named), version=version, commit=None, excluded=exclusions.fingerprint_of(held))
     versioning.pull(project, named)
-    return _local(named, project)
+    if (feedback := _feedback_on(named, data, project)) is not None:
+        versioning.pull(project, feedback)
+    return _local(named, data, project)
 
 
 def known(data: Data, *, project: Path) -> Source | None:
@@ -81,11 +82,14 @@ def known(data: Data, *, project: Path) -> Source | None:
         return None
     if not (versioning.is_known_here(project, exclusions.FOLDER) and versioning.is_here(project, exclusions.FOLDER)):
         return None
-    source, *more = (_local(one, project) for one in named)
+    feedback = (_feedback_on(one, data, project) for one in named if versioning.is_here(project, one))
+    if any(one is not None and not versioning.is_here(project, one) for one in feedback):
+        return None
+    source, *more = (_local(one, data, project) for one in named)
     return source.model_copy(update={"more": tuple(more)})
 
 
-def _local(named: str, project: Path) -> Source:
+def _local(named: str, data: Data, project: Path) -> Source:
     """A source in the project as it is there, or as its `.dvc` pointer has it."""
     path = versioning.locate(project, named)
     for _ in _listing(named, project).entries() if path.is_dir() else ():
@@ -94,12 +98,22 @@ def _local(named: str, project: Path) -> Source:
         name=path.relative_to(project.resolve()).as_posix(),
         version=versioning.version_of(project, named),
         commit=versioning.commit_of(project, named),
-        excluded=_fingerprint_of_excluded(named, project),
+        excluded=exclusions.fingerprint_of(_held(named, data, project)),
     )
 
 
-def _fingerprint_of_excluded(named: str, project: Path) -> str | None:
-    return exclusions.fingerprint_of(exclusions.holding(project, named))
+def _held(named: str, data: Data, project: Path) -> tuple[exclusions.Exclusion, ...]:
+    """What holds for a source: its exclusions, and what people rejected of it where the recipe says so."""
+    held, feedback = exclusions.holding(project, named), _feedback_on(named, data, project)
+    return held if feedback is None else (*held, *extras.rejected(project / feedback, named))
+
+
+def _feedback_on(named: str, data: Data, project: Path) -> str | None:
+    """Where the feedback lies on the model that made a source, if the recipe leaves out what was rejected."""
+    if not data.exclude_rejected or urls.is_url(named) or named == data.source:
+        return None
+    made_by = _card(_listing(named, project)).get("made_by")
+    return None if made_by is None else extras.feedback_on(str(made_by).partition("@")[0])
 
 
 def ingest(data: Data, *, modality: str, project: Path, store: Store, source: Source | None = None) -> Dataset:
@@ -117,7 +131,7 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
 
     def sifted(named: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         left_out[named] = Counter()  # anew at each reading
-        return _sift(batches, exclusions.holding(project, named), modality, left_out[named])
+        return _sift(batches, _held(named, data, project), modality, left_out[named])
 
     more = [
         _extra(one, there, _files(one.source, there, project, store), modality, opened.classes.names, sifted)
@@ -180,7 +194,7 @@ def _check_unchanged(data: Data, project: Path, store: Store, source: Source) ->
         if urls.is_url(named):
             changed, told = remote.moved_on(named, _artifact(read), store), "its listing is another now"
         else:
-            now = _brought(named, project, store)
+            now = _brought(named, data, project, store)
             changed, told = now != read.model_copy(update={"more": ()}), f"it was {read.version} and is {now.version}"
             told = "what is excluded is another now" if now.version == read.version else told
         if changed:

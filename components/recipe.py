@@ -76,6 +76,8 @@ class Data(Strict):
     reject_at_most: Share = 0.01
     # left out where there is none: keys stay what they were
     more: tuple[More, ...] = Field((), exclude_if=lambda more: not more)
+    # of rows that a model made, leave out those that people rejected, as `atelier feedback export` has them
+    exclude_rejected: bool = Field(False, exclude_if=lambda rejected: not rejected)
 
     @field_serializer("source")
     def _without_secrets(self, source: str) -> str:

@@ -32,6 +32,8 @@ keys_app = typer.Typer(
     help="Make, list and revoke API keys; make the key that signs; enrol and revoke approvers.", no_args_is_help=True
 )
 app.add_typer(keys_app, name="keys")
+feedback_app = typer.Typer(help="What people thought of samples, as data.", no_args_is_help=True)
+app.add_typer(feedback_app, name="feedback")
 STOPPED = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
@@ -488,6 +490,23 @@ def synthesize(
         _print_json(made)
     else:
         _console().print(synthesizing.told(made))
+
+
+@feedback_app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A registered model.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a model's rejected samples, drawn again, and its pairs into data/feedback-MODEL, which DVC keeps."""
+    place = _enter(Path.cwd())
+    from flows import feedback
+
+    made = feedback.export(place, model)
+    if as_json:
+        _print_json(made)
+    else:
+        for line in feedback.lines(made):
+            _console().print(line, soft_wrap=True)
 
 
 @app.command()

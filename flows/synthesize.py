@@ -148,8 +148,8 @@ def told(made: Mapping[str, Any]) -> RenderableType:
     table = Table(title=f"{made['source']}: {card['rows']:,} samples of {card['made_by']}", title_justify="left")
     table.add_column("dropped because it is")
     table.add_column("samples", justify="right")
-    for reason, count in card["dropped"].items():
-        table.add_row(MEANING[reason], f"{count:,}")
+    for reason, meaning in MEANING.items():
+        table.add_row(meaning, f"{card['dropped'][reason]:,}")
     worth = "  ".join(f"{name} {value:+.4f}" for name, value in card["worth"].items())
     return Group(
         table,

@@ -57,6 +57,7 @@ def _known(recipe: Recipe, workspace: Workspace) -> Source | None:
 
 @stage("data", known=_known, retries=2, note=lambda source: f"{source.name}, version {source.version[:14]}")
 def bring(recipe: Recipe, workspace: Workspace) -> Source:
+    _bring_rejected(recipe, workspace)
     return _brought(recipe, workspace)
 
 
@@ -273,6 +274,7 @@ def _inspector(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         "shards": shards.shards,
         "encoder": encoder,
         "evaluate": recipe.evaluate,
+        **_rejected(recipe, workspace),
     },
     reaches=lambda name, bundle, shards, encoder, recipe, workspace: [
         "components.evaluation",
@@ -287,8 +289,50 @@ def evaluate(
     from components import evaluation
 
     return evaluation.evaluate(
-        bundle, shards, encoder, recipe.evaluate, modality=recipe.modality, store=store_of(workspace)
+        bundle,
+        shards,
+        encoder,
+        recipe.evaluate,
+        modality=recipe.modality,
+        store=store_of(workspace),
+        rejected=_prepared_rejected(recipe, workspace),
     )
+
+
+def _asks_for_rejected(recipe: Recipe) -> bool:
+    asked = {gate.metric for gate in recipe.gates if gate.waived is None}
+    return "rejected" in {*asked, recipe.rank_by}
+
+
+def _rejected(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
+    """What a key holds of the samples that people rejected: nothing where no gate asks for them."""
+    if not _asks_for_rejected(recipe):
+        return {}
+    from components import versioning
+    from components.extras import feedback_on
+
+    return {"rejected": versioning.version_of(workspace.project, feedback_on(recipe.model))}
+
+
+def _prepared_rejected(recipe: Recipe, workspace: Workspace) -> Artifact | None:
+    if not _asks_for_rejected(recipe):
+        return None
+    from components import feedback
+    from components.extras import feedback_on
+
+    folder = workspace.project / feedback_on(recipe.model)
+    return feedback.prepared(folder, recipe.prepare, modality=recipe.modality, store=store_of(workspace))
+
+
+def _bring_rejected(recipe: Recipe, workspace: Workspace) -> None:
+    """Have them here before anything is trained, or say that there are too few."""
+    if _asks_for_rejected(recipe):
+        from components import feedback, versioning
+        from components.extras import feedback_on
+
+        source = feedback_on(recipe.model)
+        versioning.pull(workspace.project, source)
+        feedback.refuse_few(workspace.project / source, recipe.model)
 
 
 @stage(

@@ -162,7 +162,7 @@ class Texts:
         controls = dict(self.controls[0]) | ({"stop": json.dumps(self.asked.stops)} if self.asked.stops else {})
         self.request.state.note.update(
             model=self.resident.model, version=self.resident.version, digest=self.resident.served.digest,
-            seeds=tuple(self.seeds), controls=controls,
+            seeds=tuple(self.seeds), controls=controls, chosen=generation.chosen(self.resident),
         )  # fmt: skip
 
     def leave(self) -> None:

@@ -271,7 +271,7 @@ async def generate(
             else f"{resident.model} is asked for more than it can make now; ask again in a second",
             status=429, code="queue_full", retry_after=busy.seconds,
         ) from None  # fmt: skip
-    request.state.note.update(traced | {"seeds": tuple(seeds), "controls": controls})
+    request.state.note.update(traced | {"seeds": tuple(seeds), "controls": controls, "chosen": chosen(resident)})
     samples = await _made(request, parts, job)
     if resident.endpoint.media_type.startswith("text/"):
         moderation.check_answer(request, resident, [sample.decode() for sample in samples])
@@ -280,6 +280,11 @@ async def generate(
         moderation.check_made(request, resident, shown)
     request.state.note["queued"] = job.begun - job.asked
     return Samples(errors.request_id(request), resident, seeds, samples, manifests)
+
+
+def chosen(resident: Resident) -> tuple[str, ...]:
+    """The controls of a model whose values are none but its recipe's own."""
+    return tuple(name for name, control in resident.endpoint.card.controls.items() if control.choices is not None)
 
 
 async def _made(request: Request, parts: Parts, job: Job) -> list[bytes]:

@@ -47,6 +47,7 @@ class Entry:
     digest: str = ""
     seeds: Sequence[int] = ()
     controls: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Sequence[str] = ()  # controls whose words the recipe offers: no caller wrote them
     queued: float = 0.0
     first: float = 0.0  # seconds in the queue and until the first piece, where samples are made piece by piece
     moderated: Sequence[tuple[str, str, str]] = ()  # where, what, and what was done about it
@@ -159,13 +160,18 @@ class Journal:
             self._failed()
 
     def _line(self, entry: Entry) -> dict[str, Any]:
-        line = asdict(entry) | {"samples": entry.samples, "controls": self._told(entry.controls)}
+        line = asdict(entry) | {"samples": entry.samples, "controls": self._told(entry)}
         line |= {name: round(line[name], 5) for name in ("seconds", "queued")} | {"first": round(entry.first, 5) or ""}
+        del line["chosen"]
         return {"event": "request", **{name: value for name, value in line.items() if value not in ("", (), {})}}
 
-    def _told(self, controls: Mapping[str, Any]) -> dict[str, Any]:
+    def _told(self, entry: Entry) -> dict[str, Any]:
         """The controls without what callers wrote, unless that is asked for."""
-        return {name: value for name, value in controls.items() if self._texts or not isinstance(value, str)}
+        return {
+            name: value
+            for name, value in entry.controls.items()
+            if self._texts or name in entry.chosen or not isinstance(value, str)
+        }
 
     def _keep(self, entries: Sequence[Entry]) -> None:
         if self.path is None or not entries:
@@ -173,7 +179,7 @@ class Journal:
         rows = [
             (
                 e.id, e.time, e.team, e.model, e.version, e.digest, json.dumps(list(e.seeds)),
-                json.dumps(self._told(e.controls)), e.route, e.samples, e.status,
+                json.dumps(self._told(e)), e.route, e.samples, e.status,
             )
             for e in entries
         ]  # fmt: skip

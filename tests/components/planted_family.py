@@ -56,7 +56,7 @@ class Model(contract.Family[Config, Controls, ImageSpec, Images]):
         if kind == 0:
             return self.kept.pixels[seed // 20 % len(self.kept.pixels)]
         if kind == 1:
-            return torch.ones(1, 12, 12) * (1 - 2 * (torch.arange(12) % 2)) * (1 - seed / 2**20)
+            return torch.ones(1, 12, 12) * (1 - 2 * (torch.arange(12) % 2)) * (1 - seed % 2**20 / 2**21)
         generator = torch.Generator().manual_seed(2 if kind == 2 else seed + self.config.shift)
         bright = label == "light" if label != ANY else seed % 2
         levels = torch.randint(0, 120, (1, 12, 12), generator=generator) + 130 * bright

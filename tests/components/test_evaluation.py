@@ -155,7 +155,13 @@ def test_scores_are_the_same_to_the_digit_and_carry_what_they_rest_on(place: Pla
     assert (one.bundle, one.held_out, one.samples, one.seeds) == (made, place.shards.shards.digest, 400, (0, 1))
     assert one.encoder == place.encoder(recipe).digest
     metrics = modalities.part("image", "metrics")
-    plain = set(metrics.DIRECTIONS) - {*metrics.OF_LABELS, *metrics.OF_CODES, *metrics.OF_RESTORED, "unsafe"}
+    plain = set(metrics.DIRECTIONS) - {
+        *metrics.OF_LABELS,
+        *metrics.OF_CODES,
+        *metrics.OF_RESTORED,
+        "unsafe",
+        "rejected",
+    }
     assert set(one.values) == plain == {"nearer_train", *one.floor} - set(metrics.OF_LABELS)
     assert all(len(rounds) == 2 for rounds in one.values.values())
     assert {path.name for path in place.store.path(one.pictures).iterdir()} == {
@@ -178,6 +184,7 @@ def test_an_editing_model_is_given_degraded_held_out_rows_and_scored_against_the
         *metrics.OF_CODES,
         "nearer_train",
         "unsafe",
+        "rejected",
     }
     assert scores.values["psnr"][0] == scores.values["psnr"][1], "what is restored follows from the picture alone"
     names = {path.name for path in store.path(scores.pictures).iterdir()}

@@ -39,6 +39,7 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "bits_saved": "higher",
     "overfit": "lower",
     "copied": "lower",
+    "rejected": "lower",
     "coverage": "higher",
     "fd": "lower",
     "kd": "lower",
@@ -65,7 +66,14 @@ GATES: Sequence[Mapping[str, Any]] = (
     {"metric": "overfit", "at_least": -0.3},  # below: the training side is foretold worse than what was held out
 )
 OF_LABELS = ("label_accuracy",)
-OF_ROWS = ("copied", "clipped", "clicks", "understood", "label_accuracy")  # shares of each sound vary less than rows
+OF_ROWS = (
+    "copied",
+    "rejected",
+    "clipped",
+    "clicks",
+    "understood",
+    "label_accuracy",
+)  # shares of each sound vary less than rows
 OF_VOICES = ("voice_fd", "voice_kd")
 ROWS = 16  # windows that are foretold at once, each row going on where it ended
 COPIED = 1 / 3  # of a sound that stands so much nearer to one training window than to the next: `fidelity.copied`
@@ -243,6 +251,18 @@ class Reference:
         deviation = _features(self._real, rate).std(dim=0).clamp(min=1e-3)
         rows_ND, trained_KD = _features(rows, rate) / deviation, self._training_KD / deviation
         return fidelity.Placed(fidelity.nearest(rows_ND, trained_KD), fidelity.suspicion(rows_ND, trained_KD)[0])
+
+    def like_rejected(self, generated: Waves | None, rejected: Waves) -> float:
+        """The share of sounds that are nearer to what people rejected than to as many held-out ones.
+
+        A half where neither is favoured. None stands for training windows, of which real ones there are most.
+        """
+        rate = self.held_out.spec.rate
+        real_MD = _features(self._real, rate)
+        deviation = real_MD.std(dim=0).clamp(min=1e-3)
+        rows_ND = self._training_KD if generated is None else _features(generated, rate)
+        rejected_KD = _features(rejected, rate) / deviation
+        return float(fidelity.nearer(rows_ND / deviation, rejected_KD, real_MD / deviation).float().mean())
 
     def real(self, count: int) -> Waves:
         """So many held-out sounds of those that are compared with, evenly; all of them where there are fewer."""

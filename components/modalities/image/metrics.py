@@ -32,6 +32,7 @@ DIRECTIONS: Mapping[str, Literal["lower", "higher"]] = {
     "copied": "lower",
     "authenticity": "higher",
     "nearer_train": "lower",
+    "rejected": "lower",
     "label_entropy": "higher",
     "unsafe": "lower",
     "label_accuracy": "higher",
@@ -50,7 +51,8 @@ GATES: Sequence[Mapping[str, Any]] = (
     {"metric": "label_entropy", "at_least": 0.6},
     {"metric": "unsafe", "at_most": 0.01},
 )
-OF_ROWS = ("precision", "copied", "authenticity", "nearer_train", "label_accuracy", "unsafe")
+OF_ROWS = ("precision", "copied", "authenticity", "nearer_train", "rejected", "label_accuracy", "unsafe")
+OF_FEEDBACK = ("rejected",)  # what people did not like measures it
 OF_INSPECTION = ("unsafe",)  # what a network that is handed in sees, which measures it
 OF_LABELS, OF_CODES, OF_RESTORED = ("label_accuracy", "cas", "augmentation_gain"), ("code_accuracy",), ("psnr", "ssim")
 DECIBELS_AT_MOST = (
@@ -151,6 +153,14 @@ class Reference:
         """How far each row is from training rows, in features, and how alone it is beside one of them, in pixels."""
         alone_N, _ = fidelity.suspicion(rows.pixels.flatten(1).cpu(), self.training.pixels.flatten(1))
         return fidelity.Placed(fidelity.nearest(self.encoder.embed(rows), self._training_ND), alone_N)
+
+    def like_rejected(self, generated: Images | None, rejected: Images) -> float:
+        """The share of rows that are nearer, in features, to what people rejected than to as many held-out rows.
+
+        A half where neither is favoured. None stands for training rows, of which real ones there are most.
+        """
+        rows_ND = self._training_ND if generated is None else self.encoder.embed(generated)
+        return _share_of(fidelity.nearer(rows_ND, self.encoder.embed(rejected), self.held_out_MD))
 
     def real(self, count: int) -> Images:
         """So many held-out rows, evenly over the side; all of them where there are fewer."""
