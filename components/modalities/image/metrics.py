@@ -169,12 +169,12 @@ class Reference:
 
     def seen(self, rows: Images) -> Tensor | None:
         """The class of each row [N] as the classifier sees it."""
-        return self._labels(rows)
+        return self._labels(rows, self.encoder.embed(rows))
 
     def worth(self, generated: Sequence[Images], labels_N: Tensor, *, asked: bool) -> dict[str, float]:
         """What labelled rows are worth to a classifier, and how well labels are obeyed where they were asked for."""
         rows = Images(torch.cat([one.pixels for one in generated]), labels_N)
-        told = self._control(rows, self._labels(rows))
+        told = self._control(rows, self._labels(rows, self.encoder.embed(rows)))
         return {name: value for name, value in told.items() if asked or name != "label_accuracy"}
 
     def evidence(self, generated: Images) -> dict[str, bytes]:
