@@ -25,7 +25,8 @@ h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.25rem 0 
 h3 { font-size: 1rem; margin: 0 0 .5rem; } p { margin: .25rem 0; } .dim, small { color: var(--dim); }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: .75rem 0; } a { color: var(--ink); }
 .sheets { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(290px, 100%), 1fr)); gap: 1.25rem; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; min-width: 0; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; }
+.sheets figure, .curve { min-width: 0; max-width: 640px; }
 img { width: 100%; image-rendering: pixelated; display: block; border-radius: 4px; }
 audio { width: 100%; margin-top: .5rem; }
 pre { margin: 0; max-height: 30rem; overflow: auto; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
