@@ -12,6 +12,7 @@ from components import families, measures, modalities, sources
 from components.controls import PublicControl
 from components.errors import AtelierError
 from components.moderation import Moderation
+from components.notices import Notify, masked
 from components.records import Strict
 from components.sources.urls import is_url, shown
 from components.spelling import unknown
@@ -202,6 +203,8 @@ class Recipe(Strict):
     serve: Serve = Serve()
     moderation: Moderation = Moderation()
     schedule: Schedule | None = None
+    # never written down: its URLs hold secrets, and what a model is does not hang on who is told of it
+    notify: Notify | None = Field(None, exclude=True, repr=False)
 
 
 class _Yaml(yaml.SafeLoader):
@@ -359,7 +362,9 @@ def _mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         else:
             message = mistake["msg"].removeprefix("Value error, ")
             given = mistake["input"]
-            if isinstance(given, str) and is_url(given):
+            if isinstance(given, str) and mistake["loc"][:1] == ("notify",):
+                given = masked(given)  # any part of it may be a secret
+            elif isinstance(given, str) and is_url(given):
                 given = shown(given)  # a URL may hold a password
             got = f" (got {given!r})" if isinstance(given, str | int | float) else ""
             yield f"{where}: {message}{got}" if where else message

@@ -18,12 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from components import display
 from components.errors import AtelierError
 from components.ledger import ALIASES, Alias, Display, Ledger, LedgerUnusable, Superseded, Version
 from components.process import locked
 from components.store import write_atomically
-from flows import webhook, workspace
+from flows import events, webhook, workspace
 from flows.webhook import Inbox, Receiver
 from flows.workspace import Workspace
 
@@ -167,6 +169,8 @@ class Controller:
         display.remark(self.place.tracking_uri, model, version, alias, why)
         self._remarked[model, alias] = attempt
         self._act("refused", model, alias, wanted, why)
+        facts: dict[str, JsonValue] = {"alias": alias, "wanted": wanted, "held": due.now.get(alias)}
+        events.tell(self.place, "alias.reverted", model=model, why=f"`{alias}`: {why}", facts=facts)
 
     def _settled(self, model: str, refused: dict[Alias, str | None]) -> None:
         """Forget the refusals that are over: the same attempt, made again, is said again."""

@@ -3,8 +3,10 @@
 import fcntl
 import json
 import secrets
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from components.errors import AtelierError
 from components.ledger import Ledger, LedgerUnusable, Move, Version
 from components.packaging import ALIASES, bento_model, served
 from components.store import write_atomically
+from flows import events
+from flows.events import Event
 from flows.workspace import Workspace
 
 IDENTITY = ("@ledger", "identity", "")  # the pin that holds a ledger's id: no model has an @ in its name
@@ -30,8 +34,23 @@ def publish(place: Workspace) -> int:
             return int(record["number"])
         if there is not None:
             _refuse_foreign(place, there, record)
+        _tell(place, there, record)
         write_atomically(place.release, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
         return int(record["number"])
+
+
+def _tell(place: Workspace, before: dict[str, Any] | None, record: dict[str, Any]) -> None:
+    """Tell of every champion that this record brings; told before it is written, and under an id that stays."""
+    held = Ledger(place.ledger_url).currents()
+    for model, now in record["models"].items():
+        champion = held.get(model, {}).get("champion")
+        was = ((before or {}).get("models", {}).get(model) or {}).get("champion")
+        if champion is None or now["champion"] != champion.version or now["champion"] == was:
+            continue
+        one = uuid.uuid5(uuid.NAMESPACE_OID, f"{record['ledger']} {model} {champion.generation}")
+        facts: dict[str, Any] = {"version": champion.version, "before": champion.previous, "actor": champion.actor}
+        time = datetime.now(UTC).isoformat(timespec="microseconds")
+        events.append(place, [Event(str(one), time, "champion.moved", model, champion.reason, facts)])
 
 
 def compute(place: Workspace) -> dict[str, Any]:

@@ -5,6 +5,8 @@ that they only read. Neither Prefect nor MLflow is imported, and what one part c
 """
 
 import json
+import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ from rich.text import Text
 from components.errors import AtelierError
 from components.ledger import Alias, Judged, Ledger, Move
 from components.store import write_atomically
-from flows import disk, events, known, runs, timetable, workspace
+from flows import disk, events, known, notices, runs, timetable, workspace
 from flows.known import Known
 from flows.runs import Run
 from flows.timetable import Deployed
@@ -25,20 +27,26 @@ from flows.workspace import Workspace
 
 EVENTS = 20
 CANDIDATES = 16  # of a model, whose verdicts may be of one run
+EVERY_SECONDS, COUNT_SECONDS = 30.0, 600.0
 PAGE_SECONDS = 5.0  # for the disk, where nobody waits
 COMMAND_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
-def gather(place: Workspace, *, seconds: float = COMMAND_SECONDS) -> dict[str, Any]:
-    """Everything as JSON; `troubles` says what could not be told. `seconds` are spent on the disk at most."""
+def gather(
+    place: Workspace, *, seconds: float = COMMAND_SECONDS, sizes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything as JSON; `troubles` says what could not be told.
+
+    `seconds` are spent on the disk at most, none where its `sizes` are known.
+    """
     troubles: dict[str, str] = {}
 
     def told(topic: str, ask: Callable[[], T], otherwise: T) -> T:
         try:
             return ask()
-        except (AtelierError, OSError) as error:
+        except (AtelierError, OSError, sqlite3.Error) as error:
             troubles[topic] = " ".join(str(error).split())
             return otherwise
 
@@ -56,18 +64,41 @@ def gather(place: Workspace, *, seconds: float = COMMAND_SECONDS) -> dict[str, A
             for model in sorted({*recipes, *last, *held})
         ],
         "events": told("events", lambda: _events(place), list[dict[str, Any]]()),
-        "disk": disk.used(place, seconds=seconds),
+        "notices": told("notices", lambda: notices.standing(place), dict[str, Any]()),
+        "disk": disk.used(place, seconds=seconds) if sizes is None else sizes,
         "troubles": troubles,
     }
 
 
 def write(place: Workspace) -> None:
-    """Write it down for the endpoints, with the parts of the platform as they are now: whole, or not at all."""
+    """Write it down for the endpoints, with the parts of the platform as they are now: whole, or not at all.
+
+    One that was written just now stays; the disk is counted anew every ten minutes.
+    """
+    before = _before(place)
+    if before.get("at", 0.0) > time.time() - EVERY_SECONDS:
+        return
+    counted = float(before.get("counted", 0.0))
+    sizes = before.get("disk") if counted > time.time() - COUNT_SECONDS else None
     parts = (workspace.servers(place) or {}).get("parts", {})
     kept = ("title", "healthy", "since", "restarts")
     shown = {name: {key: part.get(key) for key in kept} for name, part in parts.items()}
-    found = {**gather(place, seconds=PAGE_SECONDS), "parts": shown}
+    found = {
+        **gather(place, seconds=PAGE_SECONDS, sizes=sizes),
+        "parts": shown,
+        "at": time.time(),
+        "counted": time.time() if sizes is None else counted,
+    }
     write_atomically(file(place), json.dumps(found).encode())
+
+
+def _before(place: Workspace) -> dict[str, Any]:
+    try:
+        told = json.loads(file(place).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(told, dict) and told.get("at", 0.0) <= time.time()  # a clock may have been set back
+    return told if ours else {}
 
 
 def file(place: Workspace) -> Path:
@@ -89,7 +120,8 @@ def shown(found: Mapping[str, Any], *, now: datetime | None = None) -> list[Rend
         lines.append(Text(f"disk: {sizes}", "dim"))
     for event in found["events"][-5:]:
         lines.append(Text(f"  {event['time'][:19]}  {event['model']}: {event['kind']}: {event['why']}", "dim"))
-    return lines + [Text(f"{topic}: {words}", "red") for topic, words in found["troubles"].items()]
+    troubles = {**found["troubles"], **found["notices"].get("troubles", {})}
+    return lines + [Text(f"{topic}: {words}", "red") for topic, words in troubles.items()]
 
 
 def _row(

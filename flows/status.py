@@ -41,7 +41,7 @@ def examine(place: Workspace) -> dict[str, Any]:
         "parts": parts,
         "controller": controller,
         "models": models,
-        **{name: stand[name] for name in ("recipes", "events", "disk", "troubles")},
+        **{name: stand[name] for name in ("recipes", "events", "notices", "disk", "troubles")},
         "well": running is not None
         and all(part["healthy"] for part in parts.values())
         and not controller["errors"]

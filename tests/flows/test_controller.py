@@ -19,6 +19,7 @@ from components.errors import AtelierError
 from components.ledger import Ledger, Superseded, Version
 from components.packaging import bento_model
 from components.records import Artifact, Check, Scores, Verdict
+from flows import events
 from flows.controller import HANGING_SECONDS, Controller, status_file
 from flows.workspace import Workspace
 
@@ -136,6 +137,8 @@ def put_back_because(town: Town, alias: str, version: str, why: str) -> None:
     assert town.shown == town.held == before and town.ledger.history("toy") == history
     (remark,) = town.remarks(version)
     assert why in remark
+    told = [event for event in events.since(town.controller.place) if event.kind == "alias.reverted"]
+    assert why in told[-1].why and (told[-1].model, told[-1].facts["alias"]) == ("toy", alias)
     assert town.client.get_model_version("toy", version).tags[display.REFUSED].startswith(f"{alias}, ")
     assert town.served == "1"
 

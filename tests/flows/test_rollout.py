@@ -16,7 +16,7 @@ from components.ledger_schema import APPROVALS, VERDICTS
 from components.packaging import bento_model
 from components.provenance import Signer, new_key
 from components.records import Artifact, Scores, Verdict
-from flows import rollout
+from flows import events, rollout
 from flows.workspace import Workspace
 from serving.batching import Batcher
 from serving.residents import LOOK_SECONDS, Residents
@@ -330,3 +330,20 @@ def test_publishers_beside_promotions_end_with_what_the_ledger_says_last(place: 
     record = json.loads(place.release.read_bytes())
     assert record == rollout.compute(place)
     assert (record["number"], record["models"]["toy"]["champion"]) == (6, "6")
+
+
+def test_a_new_champion_is_told_once_however_often_the_record_is_written(place: Workspace) -> None:
+    first, second = register(place, "1"), register(place, "2")
+    point(place, "champion", first)
+    rollout.publish(place)
+    rollout.publish(place)
+    point(place, "champion", second)
+    place.release.unlink()  # moved away by hand: all champions are new to a record that begins
+    rollout.publish(place)
+    told = events.since(place)
+    assert [(event.kind, event.model, event.facts["version"], event.facts["before"]) for event in told] == [
+        ("champion.moved", "toy", "1", None), ("champion.moved", "toy", "2", "1"),
+    ]  # fmt: skip
+    place.release.unlink()
+    rollout.publish(place)
+    assert len({event.id for event in events.since(place)}) == 2
