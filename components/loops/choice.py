@@ -30,7 +30,7 @@ def compiled(loop: Callable[..., Any], *, otherwise: Callable[..., Any]) -> Call
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that a compiled loop calls."""
-    return function if numba is None else numba.njit(error_model="numpy")(function)
+    return function if numba is None else numba.njit(error_model="numpy", fastmath={"contract"})(function)
 
 
 def add_product(inputs_NI: np.ndarray, weights_IO: np.ndarray, sums_NO: np.ndarray) -> None:

@@ -26,6 +26,8 @@ CONTROLS = {
     "repetition_penalty": {"default": 1.0, "at_least": 1.0, "at_most": 2.0},
 }
 
+LONG = 18  # a seed from which, and from the two after it, `plays` writes 400 tokens
+
 
 def written(shop, *, model, tokenizer, family="gpt", controls=CONTROLS, minds=False, **card) -> Served:
     """A bundle of a small untrained model of text, which `minds` what it reads where that is asked for."""
@@ -226,11 +228,28 @@ def test_hostile_prompts_are_read_or_refused_and_never_break_the_server(client, 
 
 
 def test_who_hangs_up_frees_the_slot(client, parts):
-    stream = ask(client, model="plays", max_tokens=400, stream=True)
+    stream = ask(client, model="plays", max_tokens=400, stream=True, seed=LONG)
     next(iter(stream))
     assert parts.batcher._streams
     stream.close()
     until(lambda: not parts.batcher._streams)
+
+
+def test_who_hangs_up_on_a_whole_text_frees_the_slots_too(url, parts):
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/completions", json={"model": "plays", "max_tokens": 400, "n": 3, "seed": LONG}, timeout=0.05)
+    until(lambda: not parts.batcher._streams)
+
+
+def test_a_stream_of_a_server_that_stops_ends_with_the_reason_and_done(url, parts):
+    asked = {"model": "plays", "max_tokens": 400, "stream": True, "seed": LONG}
+    with httpx.stream("POST", f"{url}/completions", json=asked, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        with parts.batcher._changed:
+            parts.batcher._streams.close()
+        events = [line.removeprefix("data: ") for line in lines if line]
+    assert events[-1] == "[DONE]" and json.loads(events[-2])["error"]["code"] == "stopping"
 
 
 def test_a_model_that_fails_in_the_middle_ends_the_stream_with_an_error_and_done(url, parts, monkeypatch):
