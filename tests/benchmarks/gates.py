@@ -40,11 +40,11 @@ from components.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKSPACE = Path(os.environ.get("ATELIER_WORKSPACE", ROOT / ".atelier" / "gates"))
-# what is run of each: one family by label is enough to plant wrong labels in
+# what is run of each, in budgets that suffice for the gates: one family by label is enough to plant wrong labels in
 RUNS: Mapping[str, tuple[str, ...]] = {
     "fashion": (),
-    "fashion-classes": ("candidates={cgan: {family: cgan, train: {steps: 4000, batch_size: 32}}}",),
-    "shakespeare": (),
+    "fashion-classes": ("candidates={cgan: {family: cgan, train: {steps: 2000, batch_size: 32}}}",),
+    "shakespeare": ("candidates={lstm: {family: lstm, train: {steps: 2000, batch_size: 16, warmup: 50}}}",),
     "prompts": (),
 }
 SCENES, ROUNDS, VERDICTS = 20, 9, 10  # 200 verdicts of a model

@@ -140,6 +140,8 @@ def test_mlflow_has_the_version_its_alias_and_the_run_of_each_candidate(first: A
     version = place.client.get_model_version_by_alias("fashion-tiny", "champion")
     (entered,) = place.ledger.versions("fashion-tiny")
     assert str(version.version) == "1" and version.run_id == first.run()["run"]
+    read = ("vae: ", "**copied at most 0.01** holds", "- licence: MIT", "- consent: ", "- from: ", "**Limits**")
+    assert all(part in version.description for part in read), "whoever promotes reads the model card there"
     wanted = {"bundle": entered.bundle, "verdict": entered.verdict, "data": entered.data, "recipe": entered.recipe}
     assert {name: version.tags[f"atelier.{name}"] for name in wanted} == wanted
     experiment = place.client.get_experiment_by_name("fashion-tiny")
