@@ -4,8 +4,9 @@ One categorical and one or two continuous codes enter the generator beside the n
 trunk says which they were; log Q(c | x) + H(c), a lower bound on the mutual information of code and picture (eq. 5),
 is raised by the generator and by Q with its trunk, as in the authors' code. Nothing is labelled: what a code comes to
 mean is found in training. Learning rates, noise and codes are those for MNIST (appendix C.1); the networks are half as
-wide and lack its layers of 1024 units, to train in minutes on a CPU. Served: a moving average of the generator
-(arXiv:1806.04498).
+wide and lack its layers of 1024 units, to train in minutes on a CPU, and the discriminator halves pictures down to 3, 4
+or 5 pixels a side, where the authors' ends at 7: after a minute that had nearly twice the Frechet distance. Served: a
+moving average of the generator (arXiv:1806.04498).
 B batch, Z latent, K categories, S styles, F features.
 """
 
@@ -13,6 +14,7 @@ import copy
 import math
 import random
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +29,7 @@ from components.errors import AtelierError
 from components.layers import average_into, normal_like, seeded_normal
 from components.modalities.image.batch import Images, ImageSpec
 
+SMALLEST = 3  # pixels a side that a further stage of the discriminator must leave
 DRAWN = -1  # as a code: whichever the row's seed draws
 STYLE_VARIANCE = 1 / 3  # of a uniform variable on [-1, 1]
 
@@ -174,16 +177,21 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: Config, spec: ImageSpec) -> None:
         super().__init__()
-        side, width = spec.size // 4, config.width
         self.sizes = [config.categories, config.styles, config.styles]
-        self.trunk = nn.Sequential(
-            nn.Conv2d(spec.channels, 2 * width, 4, 2, 1), nn.LeakyReLU(0.1),
-            nn.Conv2d(2 * width, 4 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(4 * width), nn.LeakyReLU(0.1),
-            nn.Flatten(),
-        )  # fmt: skip
-        self.head = nn.Linear(4 * width * side**2, 1)
+        sides = [spec.size // 2, spec.size // 4]
+        while sides[-1] // 2 >= SMALLEST:
+            sides.append(sides[-1] // 2)
+        widths = [spec.channels, *(max(1, 4 * config.width >> halvings) for halvings in reversed(range(len(sides))))]
+        stages: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            first = not stages
+            stages.append(nn.Conv2d(before, after, 4, 2, 1, bias=first))
+            stages += [] if first else [nn.BatchNorm2d(after)]
+            stages.append(nn.LeakyReLU(0.1))
+        self.trunk, features = nn.Sequential(*stages, nn.Flatten()), widths[-1] * sides[-1] ** 2
+        self.head = nn.Linear(features, 1)
         self.says = nn.Sequential(
-            nn.Linear(4 * width * side**2, config.hidden, bias=False), nn.BatchNorm1d(config.hidden), nn.LeakyReLU(0.1),
+            nn.Linear(features, config.hidden, bias=False), nn.BatchNorm1d(config.hidden), nn.LeakyReLU(0.1),
             nn.Linear(config.hidden, sum(self.sizes)),
         )  # fmt: skip
         self.apply(_initialise)
