@@ -57,10 +57,11 @@ def every(project: Path) -> tuple[Exclusion, ...]:
 
 def holding(project: Path, source: str) -> tuple[Exclusion, ...]:
     """Those that hold for a source: its own, those of what it is a part of or holds, and those for all."""
-    return tuple(one for one in every(project) if _overlap(one.source, named(source)))
+    return tuple(one for one in every(project) if overlap(one.source, named(source)))
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
+    """Whether what is said of one source holds for the other: they are the same, or one is a part of the other."""
     return one in (EVERYWHERE, other) or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 

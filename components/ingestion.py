@@ -158,11 +158,17 @@ def ingest(data: Data, *, modality: str, project: Path, store: Store, source: So
 
 
 def stream(
-    data: Data, *, modality: str, project: Path, store: Store, source: Source, files: Collection[str] | None = None
+    data: Data,
+    *,
+    modality: str,
+    project: Path,
+    store: Store,
+    source: Source | None = None,
+    files: Collection[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a source that was brought, in the form of `rows.SCHEMA`, excluded ones too; of those `files` alone.
 
-    A file's own rows are told apart where files hold rows; of pictures and recordings with metadata all rows come.
+    Of pictures and recordings with metadata all rows come. `source` is what `bring` said of one at a URL.
     """
     listing = _files(data.source, source, project, store)
     if files is not None:
@@ -205,9 +211,9 @@ def _artifact(source: Source) -> Artifact:
     return Artifact(kind="source", digest=source.version)
 
 
-def _files(named: str, source: Source, project: Path, store: Store) -> Listing:
+def _files(named: str, source: Source | None, project: Path, store: Store) -> Listing:
     """The files of a source that was brought here."""
-    if urls.is_url(named):
+    if source is not None and urls.is_url(named):
         return Listing(store.path(_artifact(source)), source.name)
     return _listing(named, project)
 

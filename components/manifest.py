@@ -27,11 +27,12 @@ def place_of(name: str) -> Path:
 def entries_of(path: Path) -> dict[str, str]:
     """The md5 of each file below a path; empty where nothing is there."""
     if path.is_file():
-        return {"": _md5(path)}
-    return {f.relative_to(path).as_posix(): _md5(f) for f in sorted(path.rglob("*")) if f.is_file()}
+        return {"": md5_of(path)}
+    return {f.relative_to(path).as_posix(): md5_of(f) for f in sorted(path.rglob("*")) if f.is_file()}
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """DVC's name of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
@@ -63,10 +64,13 @@ def pointer_text(name: str, *, size: int, files: int, path: str) -> str:
     return yaml.safe_dump({"outs": [out]}, sort_keys=False)
 
 
-def pointer_md5(pointer: Path) -> str:
-    """The name that a `.dvc` file gives its one output; an `AtelierError` where it gives none."""
+def pointer_md5(pointer: Path, text: str | None = None) -> str:
+    """The name that a `.dvc` file gives its one output; an `AtelierError` where it gives none.
+
+    `text` is what the file said elsewhere, as in another commit.
+    """
     try:
-        (out,) = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
+        (out,) = yaml.safe_load(pointer.read_text(encoding="utf-8") if text is None else text)["outs"]
         if out["hash"] != "md5":
             raise ValueError(out["hash"])
         return str(out["md5"])
@@ -77,10 +81,10 @@ def pointer_md5(pointer: Path) -> str:
         ) from None
 
 
-def pointer_size(pointer: Path) -> int:
-    """The bytes that a `.dvc` file says its output has; 0 where it does not say."""
+def pointer_size(pointer: Path) -> int | None:
+    """The bytes that a `.dvc` file says its output has; None where it does not say."""
     (out,) = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
-    return int(out.get("size", 0))
+    return int(out["size"]) if "size" in out else None
 
 
 def pack(directory: Path, remote: Path) -> str:

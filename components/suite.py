@@ -56,6 +56,12 @@ class Expectation(Strict):
             raise AtelierError(f"validate.expect: the reason {self.reason!r}: {unknown('fact', word, facts)}") from None
 
 
+def asked(checks: Validate, *, modality: str, classes: int) -> set[str]:
+    """Every fact that is named as a column."""
+    return {str(one.arguments["column"]) for one in load(checks, modality=modality, classes=classes)
+            if "column" in one.arguments}  # fmt: skip
+
+
 def load(checks: Validate, *, modality: str, classes: int) -> tuple[Expectation, ...]:
     """The modality's suite and then the recipe's additions; those about labels are left out where there are none."""
     path = Path(str(modalities.part(modality, "rows").__file__)).parent / "suite.yaml"

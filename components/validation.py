@@ -50,7 +50,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-@_quiet()
 def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_most: float, store: Store) -> Validated:
     """The dataset with every row's facts, split and fate; `DataRejected` where it must not be trained on.
 
@@ -58,6 +57,18 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
     or a failure of the rows that are left as a whole, stops the run: the message names rows, reasons and where to look.
     Memory is bounded by a chunk of rows, and by what the checks of the dataset as a whole name of each row.
     """
+    validated, problems = examine(dataset, checks, modality=modality, reject_at_most=reject_at_most, store=store)
+    if problems:
+        quarantined, docs = store.path(validated.quarantine), store.path(validated.docs)
+        raise _refusal(dataset.source, problems, quarantine=quarantined, docs=docs)
+    return validated
+
+
+@_quiet()
+def examine(
+    dataset: Dataset, checks: Validate, *, modality: str, reject_at_most: float, store: Store
+) -> tuple[Validated, list[str]]:
+    """What `validate` tells, and why the dataset must not be trained on, empty where it may be."""
     asked = suite.load(checks, modality=modality, classes=len(dataset.classes))
     if dataset.count == 0:
         raise DataRejected(f"{dataset.source} was rejected: it has no rows.")
@@ -74,10 +85,8 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
         asked_of = {"rows": of_rows} | ({"dataset": of_all} if of_all else {})
         pages = {scope: questions.page(lambda rows: _ids(table, rows)) for scope, questions in asked_of.items()}
         docs = _publish(pages, fates, problems, dataset, store)
-        if problems:
-            raise _refusal(dataset.source, problems, quarantine=store.path(quarantined), docs=store.path(docs))
         table.path.unlink()
-    return Validated(
+    validated = Validated(
         dataset=dataset,
         facts=draft.artifact,
         quarantine=quarantined,
@@ -85,6 +94,7 @@ def validate(dataset: Dataset, checks: Validate, *, modality: str, reject_at_mos
         accepted=dict(sorted(fates.accepted.items())),
         rejected=dict(sorted(fates.rejected.items())),
     )
+    return validated, problems
 
 
 def _ask_of_rows(table: Facts, asked: Sequence[Expectation]) -> tuple[Questions, pa.Table]:

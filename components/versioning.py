@@ -1,22 +1,21 @@
-"""The only door to dvc: the raw data that `.dvc` pointers name, and an archive of artifacts with its own remote.
+"""The door to dvc: the raw data that `.dvc` pointers name, and an archive of artifacts with its own remote.
 
 What is there and what it should be is read through `manifest.py`, so that a run with nothing to move never pays for
 the import of dvc; moving bytes goes through dvc's own code.
 """
 
-import os
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from components import manifest, process
+from components import commits, manifest, objects, process
 from components.errors import AtelierError
+from components.objects import WAIT_SECONDS, sentence, usual, with_dvc
 from components.records import Artifact, Pointer
 from components.sources.listing import unreadable
 from components.sources.urls import is_url
@@ -26,7 +25,7 @@ from components.store import Store, digest_of, file_sha256, write_atomically
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-WAIT_SECONDS = 300.0
+LOOKED_AT = 100  # commits, from the newest on, that an earlier version is looked for in
 ARCHIVE_CONFIG = """\
 [core]
     no_scm = true
@@ -36,11 +35,9 @@ ARCHIVE_CONFIG = """\
     url = "{url}"
 """
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
-class _Tracked:
+class Tracked:
     """A source that a `.dvc` pointer names: the pointer's own output, and the source's place below it."""
 
     pointer: Path
@@ -89,8 +86,8 @@ def is_tracked(project: Path, source: str) -> bool:
 def is_known_here(project: Path, source: str) -> bool:
     """Whether the version of a source can be told without a DVC remote."""
     root = project.resolve()
-    tracked = _tracker(root, locate(project, source))
-    return tracked is None or not tracked.md5.endswith(".dir") or _usual(root, tracked).is_file()
+    tracked = tracker(root, locate(project, source))
+    return tracked is None or not tracked.md5.endswith(".dir") or usual(root, tracked.md5).is_file()
 
 
 def is_here(project: Path, source: str) -> bool:
@@ -102,12 +99,17 @@ def is_here(project: Path, source: str) -> bool:
 
 def commit_of(project: Path, source: str = "data") -> str | None:
     """The git commit whose pointer names the source, `-dirty` where the pointer differs from it; else None."""
-    tracked = _tracker(project.resolve(), locate(project, source))
-    commit = _git(project, "rev-parse", "--verify", "HEAD")
+    tracked = tracker(project.resolve(), locate(project, source))
+    commit = commits.git(project, "rev-parse", "--verify", "HEAD")
     if tracked is None or commit is None:
         return None
-    changed = _git(project, "status", "--porcelain", "--", str(tracked.pointer))
+    changed = commits.git(project, "status", "--porcelain", "--", str(tracked.pointer))
     return f"{commit}-dirty" if changed else commit
+
+
+def entries(project: Path, source: str) -> dict[str, str]:
+    """The md5 of each file of a source as its `.dvc` pointer names it; empty where none names any."""
+    return _wanted(project, locate(project, source)) or {}
 
 
 def pull(project: Path, source: str, *, wait_seconds: float = WAIT_SECONDS) -> None:
@@ -120,7 +122,7 @@ def pull(project: Path, source: str, *, wait_seconds: float = WAIT_SECONDS) -> N
     wanted = _wanted(project, path)
     if wanted is None or manifest.entries_of(path) == wanted:
         return
-    _with_dvc(project, lambda repo: _check_out(repo, source, path, wanted), wait_seconds)
+    with_dvc(project, lambda repo: _check_out(repo, source, path, wanted), wait_seconds)
     if manifest.entries_of(path) != wanted:
         raise AtelierError(
             f"after `dvc pull` {source!r} is still not what its .dvc pointer names: the remote or .dvc/cache holds "
@@ -136,7 +138,7 @@ def put(project: Path, source: str, folder: Path, *, wait_seconds: float = WAIT_
     """
     path = locate(project, source)
     root = project.resolve()
-    tracked = _tracker(root, path)
+    tracked = tracker(root, path)
     if tracked is None or not tracked.below or not tracked.md5.endswith(".dir"):
         raise AtelierError(
             f"{source!r} lies in no folder that DVC tracks in {project}. Add one with `dvc add data`, and name "
@@ -146,7 +148,7 @@ def put(project: Path, source: str, folder: Path, *, wait_seconds: float = WAIT_
         pull(project, source, wait_seconds=wait_seconds)
     elif path.exists():
         raise AtelierError(f"{source!r} is there, and no DVC pointer names it. Move it away, or choose another name.")
-    _with_dvc(project, lambda repo: _enter(repo, root, tracked, folder), wait_seconds)
+    with_dvc(project, lambda repo: _enter(repo, root, tracked, folder), wait_seconds)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -159,7 +161,7 @@ def put(project: Path, source: str, folder: Path, *, wait_seconds: float = WAIT_
     return version_of(project, source)
 
 
-def _enter(repo: "Repo", root: Path, tracked: _Tracked, folder: Path) -> None:
+def _enter(repo: "Repo", root: Path, tracked: Tracked, folder: Path) -> None:
     """The files of a folder in DVC's cache, the manifest with them in their place, and the pointer to it."""
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.transfer import transfer
@@ -169,15 +171,14 @@ def _enter(repo: "Repo", root: Path, tracked: _Tracked, folder: Path) -> None:
         staging, meta, tree = build(cache, str(folder), repo.fs, "md5")
         if failed := transfer(staging, cache, {tree.hash_info}, shallow=False).failed:
             raise OSError(f"{len(failed)} objects could not be written")
-        before = _Tracked(tracked.pointer, tracked.output, manifest.pointer_md5(tracked.pointer), tracked.below)
-        entries, prefix = _manifest(root, before), f"{tracked.below}/"
+        entries, prefix = objects.entries(root, manifest.pointer_md5(tracked.pointer)), f"{tracked.below}/"
         old = tracked.output / tracked.below
         gone = sum(file.stat().st_size for file in old.rglob("*") if file.is_file()) if old.exists() else 0
         entries = {name: md5 for name, md5 in entries.items() if not name.startswith(prefix)}
         entries |= {f"{prefix}{name}": md5 for name, md5 in manifest.entries_of(folder).items()}
         name = manifest.name_of(entries)
         write_atomically(Path(cache.oid_to_path(name)), manifest.content_of(entries))
-        size = manifest.pointer_size(tracked.pointer) - gone + (meta.size or 0)
+        size = (manifest.pointer_size(tracked.pointer) or 0) - gone + (meta.size or 0)
         text = manifest.pointer_text(name, size=size, files=len(entries), path=tracked.output.name)
         write_atomically(tracked.pointer, text.encode())
 
@@ -209,15 +210,19 @@ class Archive:
         return Pointer(kind=artifact.kind, digest=artifact.digest, dvc=f"md5:{name}")
 
     def keep_source(self, project: Path, source: str, *, version: str, store: Store | None = None) -> Pointer:
-        """Keep the raw files of a source as they were ingested; an `AtelierError` where they have changed since.
+        """Keep the raw files of a source as they were ingested; an `AtelierError` where they are no longer to be had.
 
-        Those of a URL are taken from the store, where they were fetched to.
+        Those of a URL are taken from the store, where they were fetched to. Where the data went on meanwhile, those of
+        an earlier commit are taken from DVC's cache.
         """
         if is_url(source):
             assert store is not None, "what was fetched lies in a store"
             fetched = Artifact(kind="source", digest=version)
             return self.keep(Artifact(kind="data", digest=version), store.path(fetched))
         if (found := version_of(project, source)) != version:
+            earlier = _earlier(project, source, version)
+            if earlier is not None and not objects.fetch(project, set(earlier.values())):
+                return self._keep_earlier(project, earlier)
             raise AtelierError(
                 f"the source {source!r} changed while the run was on it: it is {found} now, but {version} was read. "
                 "Run the recipe again."
@@ -233,6 +238,20 @@ class Archive:
                 "Bring them back with `dvc checkout`, or `dvc add` the change, and run the recipe again."
             )
         return kept
+
+    def _keep_earlier(self, project: Path, earlier: Mapping[str, str]) -> Pointer:
+        """Keep files that DVC's cache holds."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.root) as aside:
+            objects.place(project, earlier, Path(aside))
+            return self.keep(Artifact(kind="data", digest=digest_of(Path(aside))), Path(aside))
+
+    def manifest(self, pointer: Pointer) -> dict[str, str]:
+        """The md5 of each file of a kept folder, without bringing any."""
+        name = pointer.dvc.removeprefix("md5:")
+        with self._repository() as repo:
+            remote = repo.cloud.get_remote_odb()
+            return manifest.parse(remote.fs.cat_file(remote.oid_to_path(name)), name)
 
     def bring(self, pointer: Pointer, to: Path) -> None:
         """The folder back from the remote, whole and verified or not at all; `to` must be absent, empty or equal."""
@@ -269,7 +288,7 @@ class Archive:
             with Repo(str(self.root), config=settings) as repo:
                 yield repo
         except (DvcException, OSError) as error:
-            raise AtelierError(f"the archive {self._where()} does not answer: {_sentence(error)}") from None
+            raise AtelierError(f"the archive {self._where()} does not answer: {sentence(error)}") from None
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
@@ -315,7 +334,7 @@ def _download(repo: "Repo", pointer: Pointer, to: Path) -> None:
             remote.fs.get_file(remote.oid_to_path(md5), str(target))
     except FileNotFoundError as error:
         raise AtelierError(
-            f"the archive does not hold the {pointer.kind} {pointer.digest} whole ({_sentence(error)}). Nothing was "
+            f"the archive does not hold the {pointer.kind} {pointer.digest} whole ({sentence(error)}). Nothing was "
             "restored; bring the remote back from its own backup, or run the recipe again at the version's commit."
         ) from None
 
@@ -330,49 +349,32 @@ def _check_out(repo: "Repo", source: str, path: Path, wanted: Mapping[str, str])
             f"{source!r} differs from what its .dvc pointer names, and DVC has no copy of {shown or source}. "
             f"Run `dvc commit` to make the change a new version, or move it away to get the pointer's version back."
         )
+    if len(repo.config["remote"]) > 1:  # DVC itself asks the default one alone
+        objects.gather(repo, {md5 for md5 in wanted.values() if not cache.exists(md5)})
     repo.pull(targets=[str(path)])
-
-
-def _with_dvc(project: Path, action: "Callable[[Repo], T]", wait_seconds: float = WAIT_SECONDS) -> T:
-    """The answer of DVC's own code, with bounded waiting for its lock: it has one writer at a time."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            # Without SCM: data must come to a copy that is not a git clone too, and .gitignore stays as it is.
-            with Repo(str(project.resolve()), config={"core": {"no_scm": True}}) as repo:
-                return action(repo)
-        except LockError:
-            if time.monotonic() > deadline:
-                raise AtelierError(
-                    f"another DVC process has held the lock of {project} for {wait_seconds:g} s. "
-                    "Try again when it has ended."
-                ) from None
-        except DvcException as error:
-            raise AtelierError(
-                f"DVC cannot bring the data of {project}: {_sentence(error)}. Check the remote with `dvc remote list`."
-            ) from None
 
 
 def _wanted(project: Path, path: Path) -> dict[str, str] | None:
     """The md5 of each file of a source by its name below it ("" for a source that is one file); None if untracked."""
     root = project.resolve()
-    tracked = _tracker(root, path)
+    tracked = tracker(root, path)
     if tracked is None:
         return None
     if not tracked.md5.endswith(".dir"):
         return {"": tracked.md5} if not tracked.below else None
-    entries = _manifest(root, tracked)
+    entries = objects.entries(root, tracked.md5)
     if tracked.below in entries:
         return {"": entries[tracked.below]}
-    prefix = f"{tracked.below}/" if tracked.below else ""
-    return {name.removeprefix(prefix): md5 for name, md5 in entries.items() if name.startswith(prefix)} or None
+    return _below(entries, tracked.below) or None
 
 
-def _tracker(root: Path, path: Path) -> _Tracked | None:
+def _below(entries: Mapping[str, str], folder: str) -> dict[str, str]:
+    """The entries below a folder, by their names there."""
+    prefix = f"{folder}/" if folder else ""
+    return {name.removeprefix(prefix): md5 for name, md5 in entries.items() if name.startswith(prefix)}
+
+
+def tracker(root: Path, path: Path) -> Tracked | None:
     """The pointer that names a path: `PATH.dvc` beside it, or beside the nearest folder above it."""
     for output in (path, *path.parents):
         if output == root:
@@ -380,31 +382,24 @@ def _tracker(root: Path, path: Path) -> _Tracked | None:
         pointer = output.with_name(f"{output.name}.dvc")
         if pointer.is_file():
             below = path.relative_to(output).as_posix()
-            return _Tracked(pointer, output, manifest.pointer_md5(pointer), "" if below == "." else below)
+            return Tracked(pointer, output, manifest.pointer_md5(pointer), "" if below == "." else below)
     return None
 
 
-def _usual(root: Path, tracked: _Tracked) -> Path:
-    """Where DVC's cache keeps the manifest of a tracked folder."""
-    return root / ".dvc" / "cache" / manifest.place_of(tracked.md5)
-
-
-def _manifest(root: Path, tracked: _Tracked) -> dict[str, str]:
-    """The manifest of a tracked folder: from the cache where it lies in its usual place, else through DVC."""
-    usual = _usual(root, tracked)
-    if usual.is_file():
-        return manifest.parse(usual.read_bytes(), tracked.md5)
-    return _with_dvc(root, lambda repo: _fetch_manifest(repo, tracked))
-
-
-def _fetch_manifest(repo: "Repo", tracked: _Tracked) -> dict[str, str]:
-    tree = repo.stage.load_one(str(tracked.pointer)).outs[0].get_dir_cache()
-    if tree is None:
-        raise AtelierError(
-            f"no DVC remote holds the manifest {tracked.md5} that {tracked.pointer.name} names. Check "
-            "`dvc remote list`, or `dvc push` from where the data was added."
-        )
-    return manifest.parse(tree.as_bytes(), tracked.md5)
+def _earlier(project: Path, source: str, version: str) -> dict[str, str] | None:
+    """The files of an earlier version of a source, by the commits of its pointer; None where none of them had it."""
+    root = project.resolve()
+    tracked = tracker(root, locate(project, source))
+    if tracked is None or not version.endswith(".dir"):
+        return None
+    for commit in commits.log(root, tracked.pointer, limit=LOOKED_AT):
+        text = commits.text_at(root, commit.sha, tracked.pointer)
+        if text is None or not (name := manifest.pointer_md5(tracked.pointer, text)).endswith(".dir"):
+            continue
+        found = _below(objects.entries(root, name), tracked.below)
+        if f"md5:{manifest.name_of(found)}" == version:
+            return found
+    return None
 
 
 def _nearest(project: Path, path: Path) -> str:
@@ -415,20 +410,3 @@ def _nearest(project: Path, path: Path) -> str:
     if not names:
         return f"nothing lies in {beside.relative_to(root).as_posix()!r}"
     return unknown("name", path.name, (name for name in names if not name.startswith(".")))
-
-
-def _git(project: Path, *arguments: str) -> str | None:
-    """The output of git, or None where the project is no clone, has no commit, or git is not there."""
-    # Inside a git hook these point at the repository of the hook, not at the project's.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(project), *arguments], capture_output=True, text=True, env=environment, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from components.errors import AtelierError, missing_package
-from flows import console, workspace
+from flows import console, data_commands, workspace
 
 if TYPE_CHECKING:
     from flows.promotion import Promoted
@@ -34,6 +34,7 @@ keys_app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 feedback_app = typer.Typer(help="What people thought of samples, as data.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
+app.add_typer(data_commands.app, name="data")
 STOPPED = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 

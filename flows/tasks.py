@@ -510,7 +510,8 @@ def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Poin
         )
         for one in dataset.more
     ]
-    return (data, *more, *(kept.keep(part, store_of(workspace).path(part)) for part in (shards.shards, winner.bundle)))
+    parts = (shards.shards, winner.bundle, shards.validated.facts)  # by the facts a row is found again
+    return (data, *more, *(kept.keep(part, store_of(workspace).path(part)) for part in parts))
 
 
 @stage("register", note=lambda done: f"{done.model}@{done.version}{'' if done.created else ', registered before'}")

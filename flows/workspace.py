@@ -93,6 +93,10 @@ class Workspace:
         return self.root / "prefect"
 
     @property
+    def incoming(self) -> Path:
+        return self.root / "incoming"
+
+    @property
     def keys(self) -> Path:
         return self.root / "keys"
 

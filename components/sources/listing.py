@@ -41,7 +41,7 @@ class Listing:
                 what = self._followed(entry)
                 if what is None or any(part.startswith(".") for part in entry.name.split("/")):
                     continue
-                if what != "file" or self.within is None or entry.name in self.within:
+                if self.within is None or entry.name in self._within:
                     yield tree.Entry(entry.name, what)
         except OSError as error:
             raise unreadable(self.title, error) from None
@@ -92,6 +92,12 @@ class Listing:
     @cached_property
     def _real(self) -> str:
         return os.path.realpath(self.root)
+
+    @cached_property
+    def _within(self) -> frozenset[str]:
+        """The files that are named, and the folders that lead to them."""
+        named = self.within or frozenset()
+        return named | {str(above) for name in named for above in PurePosixPath(name).parents}
 
     def _check_name(self, name: str) -> None:
         try:

@@ -334,7 +334,7 @@ def test_restore_brings_every_byte_back_without_store_and_cache(second: Answer, 
     shutil.copy(place.root / "ledger.db", alone.root / "ledger.db")
     shutil.rmtree(alone.root / "dvc" / ".dvc" / "cache", ignore_errors=True)
     answer = alone.atelier("restore", "fashion-tiny@1", "--to", str(tmp_path / "back"))
-    assert answer.code == 0 and {part["kind"] for part in answer.json["parts"]} == {"data", "shards", "bundle"}
+    assert answer.code == 0 and {part["kind"] for part in answer.json["parts"]} == {"data", "shards", "bundle", "facts"}
     assert {part["kind"]: digest_of(Path(part["path"])) for part in answer.json["parts"]} == {
         pointer.kind: pointer.digest for pointer in version.pointers
     }
