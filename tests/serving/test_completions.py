@@ -11,6 +11,7 @@ import torch
 
 from components import families, provenance
 from components.bundle import EndpointCard, assemble
+from components.modalities.text import tokenizers
 from components.modalities.text.batch import TextSpec
 from components.modalities.text.tokenizers import ByteTokens, CharacterTokens
 from serving.release import Served
@@ -52,8 +53,17 @@ def parts(tmp_path_factory):
     plays = {"1": written(shop, model="plays", tokenizer=ByteTokens())}
     tunes = {"1": written(shop, model="tunes", tokenizer=CharacterTokens(characters="abc"), family="lstm")}
     reader = {"1": written(shop, model="reader", tokenizer=ByteTokens(), minds=True)}
+    words = tokenizers.learn("bpe", ["to be or not to be, that is the question " * 20], vocabulary=300)
+    pieces = {"1": written(shop, model="pieces", tokenizer=words)}
     bare = {"1": written(shop, model="bare", tokenizer=ByteTokens(), controls={})}
-    names = {"plays": plays, "tunes": tunes, "reader": reader, "bare": bare, "fashion": {"1": shop.served()}}
+    names = {
+        "plays": plays,
+        "tunes": tunes,
+        "reader": reader,
+        "pieces": pieces,
+        "bare": bare,
+        "fashion": {"1": shop.served()},
+    }
     release = shop.release(**{name: {"champion": "1", "versions": versions} for name, versions in names.items()})
     parts = shop.parts(release, signer=signer, journal=shop.root / "journal.db", places=40)
     yield parts
@@ -95,6 +105,15 @@ def test_a_stream_brings_the_same_text_piece_by_piece_and_ends_with_its_usage(cl
     assert len(parts) > 10
     assert parts[-2].choices[0].finish_reason == whole.finish_reason
     assert parts[-1].choices == [] and parts[-1].usage.completion_tokens == 60
+
+
+def test_a_model_of_pieces_of_words_answers_by_the_tokenizer_that_it_came_with(client):
+    asked = {"model": "pieces", "prompt": "to be or not to be, é", "max_tokens": 40, "seed": 1}
+    whole = ask(client, **asked)
+    assert whole.usage.prompt_tokens < 12 and whole.usage.completion_tokens == 40
+    assert len(whole.choices[0].text) > 40, "some tokens are more than a byte"
+    streamed = "".join(part.choices[0].text for part in ask(client, **asked, stream=True))
+    assert streamed == whole.choices[0].text
 
 
 def test_the_bytes_of_a_stream_end_with_done(url):
