@@ -189,11 +189,15 @@ def _cost(one: Tried) -> str:
         **{name: f"{size / 2**20:,.0f} MiB at most" for name, size in memory.items() if size},
         **({} if trained.joules is None else {"energy": f"{trained.joules / 1e3:,.3g} kJ, all of the machine"}),
         "parameters": f"{trained.parameters:,}",
-        "a sample": f"{fmean(taken.latency_ms):.3g} ms",
+        "a sample": _milliseconds(fmean(taken.latency_ms)),
         "bundle": f"{taken.bytes / 1e6:.3g} MB",
         **({"went on from": trained.begun} if trained.begun else {}),
     }
     return _list(facts) + "".join(f'<p class="warning">{escape(said)}</p>' for said in trained.warnings)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
 
 
 def _gates(tried: Sequence[Tried]) -> str:

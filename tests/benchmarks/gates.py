@@ -44,7 +44,7 @@ WORKSPACE = Path(os.environ.get("ATELIER_WORKSPACE", ROOT / ".atelier" / "gates"
 RUNS: Mapping[str, tuple[str, ...]] = {
     "fashion": (),
     "fashion-classes": ("candidates={cgan: {family: cgan, train: {steps: 2000, batch_size: 32}}}",),
-    "shakespeare": ("candidates={lstm: {family: lstm, train: {steps: 2000, batch_size: 16, warmup: 50}}}",),
+    "shakespeare": ("candidates={lstm: {family: lstm, train: {steps: 3000, batch_size: 16, warmup: 50}}}",),
     "prompts": (),
 }
 SCENES, ROUNDS, VERDICTS = 20, 9, 10  # 200 verdicts of a model
@@ -64,6 +64,7 @@ class Model:
     shards: Shards
     encoder: Artifact | None
     store: Store
+    passed: bool  # in its own run
 
     @cached_property
     def reference(self) -> Any:
@@ -148,7 +149,7 @@ def _models(name: str, settings: tuple[str, ...]) -> Iterator[Model]:
         verdict = Verdict.model_validate(one)
         digest = verdict.scores.encoder
         encoder = None if digest is None else Artifact(kind="encoder", digest=digest)
-        yield Model(recipe, f"{name}/{verdict.candidate}", verdict.bundle, shards, encoder, store)
+        yield Model(recipe, f"{name}/{verdict.candidate}", verdict.bundle, shards, encoder, store, verdict.passed)
 
 
 def _run_before(name: str) -> dict[str, Any] | None:
@@ -399,6 +400,9 @@ def _alarms(models: Sequence[Model]) -> None:
     print(f"== false alarms, {SCENES * VERDICTS} verdicts of each model")
     whole, failed = Counter[bool](), Counter[str]()
     for model in models:
+        if not model.passed:
+            print(f"  {model.name} did not pass its own run, and is no healthy model", flush=True)
+            continue
         verdicts = [
             verdict for at, scene in enumerate(_scenes(model)) for verdict in _verdicts(model, scene, random.Random(at))
         ]

@@ -3,6 +3,7 @@
 import json
 import re
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,9 @@ def test_each_candidate_tells_what_it_cost_and_what_its_training_warned_of(store
         "a sample": "4.5 ms", "bundle": "1.65 MB",
     }  # fmt: skip
     assert "warning" not in told["small"]
+    slow = tried(store, "slow")
+    slow = replace(slow, footprint=slow.footprint.model_copy(update={"latency_ms": (1100.0, 1224.0)}))
+    assert "<dd>1,162 ms</dd>" in figures(page(slow, store=store))["slow"]
     assert '<p class="warning">variety is lost: recall &lt; 0.1</p>' in told["large"]
     assert "<dd>3,600, its time limit</dd>" in told["large"] and "<dd>1,024 MiB at most</dd>" in told["large"]
     assert "<dt>energy</dt><dd>5.4 kJ, all of the machine</dd>" in told["large"]
