@@ -24,6 +24,8 @@ SETTINGS = {
     "ATELIER_DRAIN_SECONDS": "seconds between turning unready and refusing connections; 0 by default",
     "ATELIER_BLOCK_LISTS": "JSON of words by team that are neither taken nor answered; `*` is every team",
     "ATELIER_LOG_PROMPTS": "1 to write prompts into the log; never by default",
+    "ATELIER_OBSERVATIONS": "folder that keeps requests and outputs in numbers, for the monitor; none without it",
+    "ATELIER_OBSERVATIONS_MIB": "room for them, beyond which the oldest go; 1024 by default",
     "ATELIER_RELEASE": "another release record than the one inside",
 }
 

@@ -157,7 +157,7 @@ def _refuse_changed(version: "Version", bundle: Path) -> None:
 
 def _roots(family: str, modality: str) -> list[str]:
     """The modules that a service imports, those included that it finds by name at run time."""
-    parts = [f"components.modalities.{modality}.{part}" for part in ("batch", "codec")]
+    parts = [f"components.modalities.{modality}.{part}" for part in ("batch", "codec", "features")]
     return ["serving.service", f"components.families.{family}", *parts]
 
 

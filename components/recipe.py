@@ -26,6 +26,11 @@ def _duration(text: str) -> str:
     return text
 
 
+def seconds(duration: str) -> float:
+    """The seconds of a duration as recipes write it."""
+    return float(int(duration[:-1]) * SECONDS[duration[-1]])
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 ENCODERS = (".onnx", ".pt2")  # what `handed` opens
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
@@ -114,7 +119,7 @@ class Train(Strict):
 
     @property
     def seconds(self) -> float | None:
-        return None if self.time_limit is None else int(self.time_limit[:-1]) * SECONDS[self.time_limit[-1]]
+        return None if self.time_limit is None else seconds(self.time_limit)
 
 
 VERSION = r"^[a-z][a-z0-9-]{0,47}[a-z0-9]@([1-9][0-9]*|champion|challenger)$"
@@ -180,6 +185,20 @@ class Serve(Strict):
     latency_ms: int = Field(500, ge=1)
 
 
+class Monitor(Strict):
+    """When requests and outputs of the champion are compared with those of its beginning, and what an alarm is."""
+
+    every: Duration = "1h"
+    window: Duration = "24h"  # that is looked at, and that the first window lasts
+    at_least: int = Field(200, ge=20)  # requests on either side of what is judged
+    drift_above: float = Field(0.2, gt=0, allow_inf_nan=False)  # the index of shift (PSI)
+
+    @property
+    def seconds(self) -> float:
+        """Of the window."""
+        return seconds(self.window)
+
+
 class Schedule(Strict):
     cron: str
     timezone: str = "UTC"
@@ -205,6 +224,7 @@ class Recipe(Strict):
     schedule: Schedule | None = None
     # never written down: its URLs hold secrets, and what a model is does not hang on who is told of it
     notify: Notify | None = Field(None, exclude=True, repr=False)
+    monitor: Monitor | None = Field(None, exclude_if=lambda monitor: monitor is None)
 
 
 class _Yaml(yaml.SafeLoader):

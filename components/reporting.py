@@ -5,47 +5,18 @@ One HTML file that needs nothing beside it, light and dark, for wide and narrow 
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from components import curves
+from components import curves, pages
 from components.records import Check, Footprint, Scores, Shards, Trained, Verdict
 from components.store import Store
 
 STYLE = """
-:root { color-scheme: light dark; --line: light-dark(#d8dce0, #3a3f45); --dim: light-dark(#5a6570, #9aa4ae);
-  --good: light-dark(#12692b, #6fd08c); --bad: light-dark(#a4161a, #ff8d87); --warn: light-dark(#8a4b00, #f2b05e);
-  --mark: light-dark(#ffe08a, #6b5200); --ink: light-dark(#2457a6, #8ab4f8); }
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 1500px; }
-h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 0 0 .5rem; } p { margin: .25rem 0; } .dim, small { color: var(--dim); }
-nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: .75rem 0; } a { color: var(--ink); }
-.sheets { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(290px, 100%), 1fr)); gap: 1.25rem; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; }
-.sheets figure, .curve { min-width: 0; max-width: 640px; }
-img { width: 100%; image-rendering: pixelated; display: block; border-radius: 4px; }
-audio { width: 100%; margin-top: .5rem; }
-pre { margin: 0; max-height: 30rem; overflow: auto; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-mark { background: var(--mark); color: inherit; }
-figcaption { margin-top: .5rem; font-size: .9rem; } .passed { color: var(--good); } .failed { color: var(--bad); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; margin: .5rem 0 0; font-size: .9rem; }
-dt { color: var(--dim); } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.warning { margin: .5rem 0 0; padding-left: .6rem; border-left: 3px solid; color: var(--warn); font-size: .9rem;
-  overflow-wrap: anywhere; }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(220px, 100%), 1fr)); gap: .75rem; }
-.curve { padding: .5rem; } .curve svg { width: 100%; display: block; }
-.curve polyline { fill: none; stroke: var(--ink); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { max-width: 22rem; } td small { display: block; }
-th:first-child, td:first-child { text-align: left; min-width: 9rem; padding-left: 0; }
-th { font-weight: 600; white-space: nowrap; }
-dl + h3, .curves + h3 { margin-top: 1rem; } .of { display: none; }
+.of { display: none; }
 @media (max-width: 640px) {
   #gates thead { display: none; } #gates tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
   #gates td { display: block; max-width: none; padding: 0; border: 0; text-align: left; }
@@ -103,14 +74,8 @@ def page(
         "data": _data(shards),
         "lineage": _lineage(tried, shards, recipe),
     }
-    told = [name for name in SECTIONS if parts[name]]
-    inside = "\n".join(f'<section id="{name}"><h2>{name.title()}</h2>\n{parts[name]}</section>' for name in told)
-    links = "".join(f'<a href="#{name}">{name}</a>' for name in told)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{model}: candidates</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>\n'
-        f"<h1>{model}</h1>\n<p>{_outcome(tried, winner)}</p>\n<nav>{links}</nav>\n{inside}\n</body></html>\n"
-    )
+    told = {name: parts[name] for name in SECTIONS if parts[name]}
+    return pages.whole(f"{model}: candidates", model, _outcome(tried, winner), told, style=STYLE)
 
 
 def _outcome(tried: Sequence[Tried], winner: str | None) -> str:
@@ -193,7 +158,7 @@ def _cost(one: Tried) -> str:
         "bundle": f"{taken.bytes / 1e6:.3g} MB",
         **({"went on from": trained.begun} if trained.begun else {}),
     }
-    return _list(facts) + "".join(f'<p class="warning">{escape(said)}</p>' for said in trained.warnings)
+    return pages.facts(facts) + "".join(f'<p class="warning">{escape(said)}</p>' for said in trained.warnings)
 
 
 def _milliseconds(value: float) -> str:
@@ -206,7 +171,7 @@ def _gates(tried: Sequence[Tried]) -> str:
         for checks in zip(*(one.verdict.checks for one in tried), strict=True)
     ]
     told = "Each with the interval that it lies in, and the reason where it does not hold; the interval decides."
-    return f'<p class="dim">{told}</p>' + _table(["gate", *(one.verdict.candidate for one in tried)], rows)
+    return f'<p class="dim">{told}</p>' + pages.table(["gate", *(one.verdict.candidate for one in tried)], rows)
 
 
 def _named(one: Tried) -> str:
@@ -229,7 +194,7 @@ def _copies(tried: Sequence[Tried], store: Store) -> str:
     for one in tried:
         folder = store.path(one.verdict.scores.pictures)
         if sheets := sorted([*folder.glob("nearest.*"), *folder.glob("copied.*")]):
-            figures.append(_figure(sheets, one.verdict.candidate, _list(_copying(one.verdict.scores))))
+            figures.append(_figure(sheets, one.verdict.candidate, pages.facts(_copying(one.verdict.scores))))
     told = (
         "What looks most like a copy, of all that one seed drew. Pictures and sounds come in pairs: a sample, then the "
         "training row that it is nearest to. In texts, what stands in the training data word for word is marked."
@@ -276,7 +241,7 @@ def _metrics(tried: Sequence[Tried], champion: Scores | None) -> str:
         for name in names
     ]
     head = [*(["champion"] if before else []), *(one.verdict.candidate for one in tried)]
-    return _table(["metric", *head, "real rows"], rows)
+    return pages.table(["metric", *head, "real rows"], rows)
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -298,10 +263,10 @@ def _data(shards: Shards) -> str:
     told = {"from": dataset.about["source"]} if "source" in dataset.about else {}
     said = {name: dataset.about[name] for name in ("title", "consent") if name in dataset.about}
     facts = {"source": dataset.source, **said, "licence": dataset.licence, **told, **sides}
-    quarantine = _list(kept_out) if kept_out else '<p class="dim">No row was put into quarantine.</p>'
+    quarantine = pages.facts(kept_out) if kept_out else '<p class="dim">No row was put into quarantine.</p>'
     excluded = {why: f"{count:,} rows" for why, count in dataset.excluded.items()}
-    left_out = f"<h3>Excluded</h3>{_list(excluded)}" if excluded else ""
-    return f"{_list(facts)}<h3>Quarantine</h3>{quarantine}{left_out}"
+    left_out = f"<h3>Excluded</h3>{pages.facts(excluded)}" if excluded else ""
+    return f"{pages.facts(facts)}<h3>Quarantine</h3>{quarantine}{left_out}"
 
 
 def _lineage(tried: Sequence[Tried], shards: Shards, recipe: str) -> str:
@@ -313,20 +278,9 @@ def _lineage(tried: Sequence[Tried], shards: Shards, recipe: str) -> str:
         "prepared": shards.shards.digest,
         "encoder": tried[0].verdict.scores.encoder or "none",
     }
-    parts = [_list(facts)]
+    parts = [pages.facts(facts)]
     for one in tried:
         verdict = one.verdict
         own = {"bundle": verdict.bundle.digest, "verdict": verdict.fingerprint(), "MLflow run": one.run}
-        parts.append(f"<h3>{escape(verdict.candidate)}</h3>{_list(own)}")
+        parts.append(f"<h3>{escape(verdict.candidate)}</h3>{pages.facts(own)}")
     return "".join(parts)
-
-
-def _list(facts: Mapping[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already, the head is text."""
-    top = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'

@@ -70,12 +70,16 @@ def package_version(version: Version, place: Workspace) -> Package:
 
 
 def settings(place: Workspace) -> dict[str, str]:
-    """What the endpoints are told: the workspace's keys, signature and journal, unless the environment says.
+    """What the endpoints are told: the workspace's keys, signature, journal and so on, unless the environment says.
 
     So it is for `atelier serve` and for `atelier up`. Keys and journal are named before there are any: the first key
     closes the door of a server that runs.
     """
-    told = {"ATELIER_KEYS": str(place.serving / "keys.json"), "ATELIER_JOURNAL": str(place.serving / "journal.db")}
+    told = {
+        "ATELIER_KEYS": str(place.serving / "keys.json"),
+        "ATELIER_JOURNAL": str(place.serving / "journal.db"),
+        "ATELIER_OBSERVATIONS": str(place.observations),
+    }
     if keys.signing_key(place).is_file():
         told["ATELIER_SIGNING_KEY"] = str(keys.signing_key(place))
     return told | {name: os.environ[name] for name in model_card.SETTINGS if name in os.environ}

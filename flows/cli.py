@@ -173,6 +173,26 @@ def report(
 
 
 @app.command()
+def monitor(
+    model: str,
+    window: Annotated[
+        str | None, typer.Option(help="How far back to look, as in 6h; the recipe's unless said.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what a champion is asked and answers with how it began: exit code 0 where nothing drifted, else 2."""
+    from flows import watching
+
+    found = watching.by_hand(_enter(Path.cwd()), model, window=window)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        _console().print(watching.shown(found))
+    if found.drift.alarms:
+        raise typer.Exit(2)
+
+
+@app.command()
 def promote(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="A version; the challenger where left out.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "promoted by hand",

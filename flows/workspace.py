@@ -81,6 +81,14 @@ class Workspace:
         return self.serving / "release.json"
 
     @property
+    def observations(self) -> Path:
+        return self.serving / "observations"
+
+    @property
+    def monitoring(self) -> Path:
+        return self.root / "monitoring"
+
+    @property
     def up(self) -> Path:
         return self.root / "up.json"
 

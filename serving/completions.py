@@ -20,6 +20,7 @@ from serving import errors, generation, moderation
 from serving.batching import Busy
 from serving.errors import Gone, Refusal
 from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE, parts_of
+from serving.observations import Seen
 from serving.openapi import ANSWER
 from serving.residents import Resident
 from serving.streams import Ended, Stream
@@ -164,6 +165,7 @@ class Texts:
             model=self.resident.model, version=self.resident.version, digest=self.resident.served.digest,
             seeds=tuple(self.seeds), controls=controls, chosen=generation.chosen(self.resident),
         )  # fmt: skip
+        self.request.state.seen = Seen(self.resident.endpoint)
 
     def leave(self) -> None:
         """Nobody waits for them any more."""
@@ -188,6 +190,8 @@ class Texts:
 
     def _note(self, index: int) -> None:
         """Note what a whole text holds, and what it was cut off before."""
+        if index == self.seeds[0] % len(self.seeds):
+            self.request.state.seen.sample = self.texts[index].encode()
         moderation.tell(self.request, self.watched, "answer", self.texts[index])
         if kind := self.streams[index].blocked:
             moderation.note(self.request, "answer", kind, "block")

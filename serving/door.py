@@ -33,9 +33,10 @@ ELSEWHERE = (
 
 
 class Door:
-    """ASGI middleware. It puts `id` and `caller` into the request's state; routes may put a `note` there.
+    """ASGI middleware. It puts `id` and `caller` into the request's state; routes may put a `note` and `seen` there.
 
-    `note` holds what an `Entry` says of the model. The service puts the `Parts` into the state of the app.
+    `note` holds what an `Entry` says of the model, `seen` shows what it made. The service puts the `Parts` into the
+    state of the app.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,7 +49,7 @@ class Door:
         started, status = time.monotonic(), 500
         parts: Parts = scope["app"].state.parts
         state: dict[str, Any] = scope.setdefault("state", {})
-        state |= {"id": errors.new_id(), "caller": EVERYONE, "note": {}}
+        state |= {"id": errors.new_id(), "caller": EVERYONE, "note": {}, "seen": None}
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -77,6 +78,7 @@ class Door:
                 )  # fmt: skip
                 parts.journal.note(entry)
                 parts.metrics.request(entry)
+                parts.observations.note(entry, state["seen"])
 
 
 def _refuse_elsewhere(scope: Scope, headers: Headers) -> None:

@@ -18,6 +18,7 @@ from serving import errors, moderation
 from serving.batching import Busy, Job
 from serving.errors import Gone, Refusal
 from serving.keys import Caller
+from serving.observations import Seen
 from serving.parts import Parts
 from serving.residents import Resident
 
@@ -272,7 +273,9 @@ async def generate(
             status=429, code="queue_full", retry_after=busy.seconds,
         ) from None  # fmt: skip
     request.state.note.update(traced | {"seeds": tuple(seeds), "controls": controls, "chosen": chosen(resident)})
+    request.state.seen = Seen(resident.endpoint)
     samples = await _made(request, parts, job)
+    request.state.seen.sample = samples[seeds[0] % len(samples)]
     if resident.endpoint.media_type.startswith("text/"):
         moderation.check_answer(request, resident, [sample.decode() for sample in samples])
     if resident.endpoint.inspects:

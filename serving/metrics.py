@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serving.drift import Drift
+
 if TYPE_CHECKING:
     from serving.journal import Entry
 
@@ -65,6 +67,11 @@ class Metrics:
         self.waiting = Gauge("atelier_queue_samples", "Samples that wait for a batch.", registry=registry)
         self._resident = Gauge("atelier_resident_models", "Model versions in memory.", registry=registry)
         self._release = Gauge("atelier_release_number", "Number of the release that is served.", registry=registry)
+        self.unobserved = Counter(
+            "atelier_observations_dropped", "Requests, or old files of them, that the monitor will not see.", ("what",),
+            registry=registry,
+        )  # fmt: skip
+        self.drift = Drift(registry)
         self.failures = Counter("atelier_failures", "Faults of ours, by what failed.", ("part",), registry=registry)
 
     def request(self, entry: "Entry") -> None:

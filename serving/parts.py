@@ -9,6 +9,7 @@ from serving.batching import Batcher
 from serving.journal import Journal
 from serving.keys import Keys
 from serving.metrics import Metrics
+from serving.observations import Observations
 from serving.replies import Replies
 from serving.residents import Residents
 
@@ -28,4 +29,5 @@ class Parts:
     replies: Replies
     signer: "Signer | None" = None
     standing: Path | None = None  # the file that tells how things stand
+    observations: Observations = field(default_factory=lambda: Observations(None))
     blocked: Mapping[str, frozenset[str]] = field(default_factory=dict)  # words, by team

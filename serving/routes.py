@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Route
 
-from serving import errors, generation, openai, openapi, standing
+from serving import drift, errors, generation, openai, openapi, standing
 from serving.door import Door
 from serving.errors import Refusal
 from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE, Samples, parts_of
@@ -264,6 +264,7 @@ async def metrics(request: Request) -> Response:
     if "*" not in request.state.caller.models:
         raise Refusal("the figures tell of every model, and this API key is not for all", status=403)
     parts.metrics.waiting.set(parts.batcher.waiting)
+    parts.metrics.drift.tell(await asyncio.to_thread(drift.read, parts.observations.folder))
     return Response(parts.metrics.text(), media_type=parts.metrics.media_type)
 
 

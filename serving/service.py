@@ -25,6 +25,7 @@ from serving.batching import Batcher
 from serving.journal import Journal
 from serving.keys import Keys
 from serving.metrics import Metrics
+from serving.observations import Observations
 from serving.parts import Parts
 from serving.release import Release, Served
 from serving.replies import Replies
@@ -67,6 +68,13 @@ class Generator:
             signer=_signer(settings.signing_key),
             standing=settings.standing,
             blocked=moderation.lists(settings.block_lists),
+            observations=Observations(
+                settings.observations,
+                texts=settings.log_prompts,
+                most_bytes=settings.observations_mib * 2**20,
+                failed=metrics.failures.labels("observations").inc,
+                dropped=lambda what, count: metrics.unobserved.labels(what).inc(count),
+            ),
         )
         _refuse_open_door(self.parts.keys)
         if settings.live:
@@ -88,6 +96,7 @@ class Generator:
         self.parts.residents.close()
         self.parts.batcher.close()
         self.parts.journal.close()
+        self.parts.observations.close()
 
     def _drain_on_signal(self, seconds: float) -> None:
         """Turn unready at SIGTERM, and hand it on to the server `seconds` later; until then all is answered."""

@@ -23,6 +23,8 @@ class Settings:
     log_prompts: bool = False
     standing: Path | None = None  # where the platform writes how things stand
     block_lists: Path | None = None  # words that teams have blocked
+    observations: Path | None = None  # the folder of what the monitor reads
+    observations_mib: int = 1024  # that they may take
 
     @classmethod
     def of_environment(cls) -> Self:
@@ -34,6 +36,9 @@ class Settings:
             seconds = -1
         if not 0 <= seconds <= 600:
             raise AtelierError(f"ATELIER_DRAIN_SECONDS is {drain!r}; give the seconds as a number from 0 to 600")
+        room = os.environ.get("ATELIER_OBSERVATIONS_MIB") or "1024"
+        if not room.isascii() or not room.isdigit() or int(room) < 1:
+            raise AtelierError(f"ATELIER_OBSERVATIONS_MIB is {room!r}; give the MiB as a whole number from 1 on")
         return cls(
             release=Path(release) if release else BESIDE,
             live=bool(release),
@@ -43,6 +48,8 @@ class Settings:
             drain_seconds=seconds,
             standing=_path("ATELIER_STATUS"),
             block_lists=_path("ATELIER_BLOCK_LISTS"),
+            observations=_path("ATELIER_OBSERVATIONS"),
+            observations_mib=int(room),
             log_prompts=os.environ.get("ATELIER_LOG_PROMPTS", "") not in ("", "0", "false"),
         )
 

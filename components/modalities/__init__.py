@@ -1,4 +1,5 @@
-"""The parts every modality owns: `batch`, `rows`, `shards`, `metrics`, `codec`; each imported when asked for.
+"""The parts every modality owns: `batch`, `rows`, `shards`, `metrics`, `codec`, `features`; each imported when asked
+for.
 
 Some have more: `classifier`, the encoder of their metrics.
 """

@@ -16,6 +16,7 @@ from tests.benchmarks import (
     kills,
     line,
     loop,
+    monitoring,
     rows,
     serving,
     status,
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "floors": floors.main,
     "gates": gates.main,
     "cost": cost.main,
+    "monitoring": monitoring.main,
     "serving": serving.main,
     "status": status.main,
 }

@@ -12,6 +12,7 @@ from serving.batching import Batcher
 from serving.journal import Journal
 from serving.keys import Keys
 from serving.metrics import Metrics
+from serving.observations import Observations
 from serving.parts import Parts
 from serving.release import Release, Served
 from serving.replies import Replies
@@ -59,13 +60,18 @@ class Shop:
         aside.replace(path)
         return path
 
-    def parts(self, release: Release, *, keys=None, journal=None, signer=None, places=512, standing=None) -> Parts:
+    def parts(
+        self, release: Release, *, keys=None, journal=None, signer=None, places=512, standing=None, observed=None
+    ) -> Parts:
         metrics = Metrics()
         batcher = Batcher(places=places, observe=metrics.batch)
         residents = Residents(batcher, self.place, loaded=metrics.installed)
         residents.install(release)
         journal = Journal(journal, log=io.StringIO())
-        return Parts(residents, batcher, Keys(keys), journal, metrics, Replies(), signer, standing)
+        return Parts(
+            residents, batcher, Keys(keys), journal, metrics, Replies(), signer, standing,
+            observations=Observations(observed),
+        )  # fmt: skip
 
 
 def application(parts: Parts):
@@ -78,3 +84,4 @@ def close(parts: Parts) -> None:
     parts.residents.close()
     parts.batcher.close()
     parts.journal.close()
+    parts.observations.close()
