@@ -201,8 +201,9 @@ def _check_unchanged(data: Data, project: Path, store: Store, source: Source) ->
             changed, told = remote.moved_on(named, _artifact(read), store), "its listing is another now"
         else:
             now = _brought(named, data, project, store)
-            changed, told = now != read.model_copy(update={"more": ()}), f"it was {read.version} and is {now.version}"
+            told = f"it was {read.version} and is {now.version}"
             told = "what is excluded is another now" if now.version == read.version else told
+            changed = (now.version, now.excluded) != (read.version, read.excluded)  # the commit may be of other data
         if changed:
             raise AtelierError(f"the source {read.name!r} changed while it was read: {told}. Run the recipe again.")
 

@@ -177,7 +177,7 @@ def shown_diff(told: dict[str, Any]) -> RenderableType:
             lines += [f"  {what}  {name}" for name in source[what][:SHOWN]]
             if (left := len(source[what]) - SHOWN) > 0:
                 lines.append(f"  {what}  and {left:,} more")
-        lines += _numbered(source)
+        lines += _numbered(source) if source["source"] != exclusions.FOLDER else []
     return Group(*lines)
 
 

@@ -128,6 +128,13 @@ def test_an_exclusion_that_comes_while_rows_are_read_stops_the_run(project: Path
         ingestion.ingest(DATA, modality="image", project=project, store=store, source=source)
 
 
+def test_a_commit_of_other_data_while_rows_are_read_stops_nothing(project: Path) -> None:
+    store = Store(project / ".atelier")
+    source = ingestion.bring(DATA, project=project, store=store)
+    before = source.model_copy(update={"commit": "0" * 40})
+    assert ingestion.ingest(DATA, modality="image", project=project, store=store, source=before).count == 60
+
+
 def test_a_line_that_is_no_exclusion_stops_every_run(project: Path) -> None:
     exclude(project, exclusion(7))
     path = project / "data/exclusions/d.jsonl"

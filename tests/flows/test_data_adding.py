@@ -79,6 +79,7 @@ def test_the_message_is_the_difference_of_the_data_cards(project: Project) -> No
     assert change.after.bytes == size and change.new == versioning.version_of(project.root, "data/dots")
 
 
+@pytest.mark.slow
 def test_every_model_that_takes_from_the_source_is_told(project: Project) -> None:
     other = project.recipe.with_name("other.yaml")
     other.write_text(project.recipe.read_text().replace("model: dots", "model: other"))
@@ -142,10 +143,12 @@ def test_a_training_picture_that_is_held_out_is_rejected_by_its_name(project: Pr
     refused(project, project.write("leak.png", picture(4)), match=r"leak.png: is the same as test/even/p04.png")
 
 
+@pytest.mark.slow
 def test_two_new_files_of_one_picture_are_one_too_many(project: Project) -> None:
     refused(project, *project.offer(x=200, y=200), match=r"1 of 2 files .*y.png: is the same picture as an earlier row")
 
 
+@pytest.mark.slow
 def test_what_would_have_every_run_refuse_the_data_is_refused(project: Project) -> None:
     with pytest.raises(DataRejected, match=r"cannot join 'data/dots'.*a class has no rows|cannot join.*labels are out"):
         add(project, *project.offer(c=300), to="train/third")
@@ -169,6 +172,7 @@ def test_without_a_commit_the_pointer_is_left_to_the_person(project: Project) ->
         add(project, *project.offer(c=102))
 
 
+@pytest.mark.slow
 def test_it_needs_the_manifest_alone_not_the_data_beside_it(project: Project) -> None:
     (project.root / "data/beside").mkdir()
     (project.root / "data/beside/x.txt").write_text("x")
