@@ -62,7 +62,7 @@ def holding(project: Path, source: str) -> tuple[Exclusion, ...]:
 
 def overlap(one: str, other: str) -> bool:
     """Whether what is said of one source holds for the other: they are the same, or one is a part of the other."""
-    return one in (EVERYWHERE, other) or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+    return EVERYWHERE in (one, other) or one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def read(path: Path) -> list[Exclusion]:

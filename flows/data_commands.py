@@ -109,6 +109,7 @@ def exclude(
     recipe: ARecipe,
     rows: Annotated[list[str], typer.Argument(help="Files of the source, ids of rows, or digests as in their facts.")],
     why: Annotated[str, typer.Option(help="The reason, for those who ask later.")],
+    of: Annotated[str | None, typer.Option("--from", help="Another source of the recipe, one of its `more`.")] = None,
     everywhere: Annotated[bool, typer.Option("--everywhere", help="From every source, not this one alone.")] = False,
     retrain: Annotated[bool, typer.Option("--retrain", help="Tell the triggers that the data have changed.")] = False,
     commit: Commit = True,
@@ -120,7 +121,15 @@ def exclude(
         from flows import data_removal
 
         return data_removal.exclude(
-            place, _recipe(recipe), rows, why=why, everywhere=everywhere, retrain=retrain, commit=commit, say=_say
+            place,
+            _recipe(recipe),
+            rows,
+            why=why,
+            of=of,
+            everywhere=everywhere,
+            retrain=retrain,
+            commit=commit,
+            say=_say,
         )
 
     def show(told: dict[str, Any]) -> RenderableType:

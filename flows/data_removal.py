@@ -20,7 +20,7 @@ from components.data_card import Difference
 from components.errors import AtelierError
 from components.exclusions import EVERYWHERE, Exclusion
 from components.ledger import Ledger, Version
-from components.recipe import Recipe
+from components.recipe import Data, Recipe
 from components.records import Artifact, Pointer
 from components.sources.urls import is_url
 from components.spelling import unknown
@@ -50,6 +50,7 @@ def exclude(
     named: Sequence[str],
     *,
     why: str,
+    of: str | None = None,
     everywhere: bool = False,
     retrain: bool = False,
     commit: bool = True,
@@ -57,10 +58,12 @@ def exclude(
 ) -> dict[str, Any]:
     """Exclude rows of a recipe's source from every later run, and tell which versions were trained on them.
 
-    A row is named by a file of the source, by its id, or by a digest as its facts have it. As `--json` tells it.
+    A row is named by a file of the source, by its id, or by a digest as its facts have it; `of` names another one of
+    the recipe's sources. As `--json` tells it.
     """
     recipe = recipes.load(path)
-    source = exclusions.named(recipe.data.source)
+    data = _data(recipe, of)
+    source = exclusions.named(data.source)
     why = " ".join(why.split())
     if not why:
         raise AtelierError("--why says nothing: an exclusion needs its reason, for those who ask later.")
@@ -70,8 +73,8 @@ def exclude(
         pointer = changes.pointer_of(place.project, exclusions.FOLDER).pointer
         if commit:
             commits.refuse_unfit(place.project, pointer)
-        brought = ingestion.bring(recipe.data, project=place.project, store=Store(place.store))
-        rows = _find(place, recipe, named, brought if is_url(recipe.data.source) else None)
+        brought = ingestion.bring(data, project=place.project, store=Store(place.store))
+        rows = _find(place, data, recipe.modality, named, brought if is_url(data.source) else None)
         target = EVERYWHERE if everywhere else source
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         wanted = [
@@ -91,6 +94,18 @@ def exclude(
         "retrain": asked and bool(fresh),
         "versions": trained_on(place, rows),
     }
+
+
+def _data(recipe: Recipe, of: str | None) -> Data:
+    """The recipe's own source, or the one of its `more` that is named, to be read by itself."""
+    if of is None or exclusions.named(of) == exclusions.named(recipe.data.source):
+        return recipe.data.model_copy(update={"more": ()})
+    more = {exclusions.named(one.source): one for one in recipe.data.more}
+    if exclusions.named(of) not in more:
+        known = [exclusions.named(recipe.data.source), *more]
+        raise AtelierError(f"--from: {recipe.model} takes no rows from it: {unknown('source', of, known)}")
+    found = more[exclusions.named(of)]
+    return Data(source=found.source, kind=found.kind)
 
 
 def _refuse_unfit(place: Workspace, source: str) -> None:
@@ -114,7 +129,7 @@ def _apply(
 ) -> str | None:
     told: list[JsonValue] = []
     target = fresh[0].source
-    models = data_adding.users(place, recipe.data.source) or {recipe.model: Path()}
+    models = data_adding.users(place, target) or {recipe.model: Path()}
     words = f"{len(fresh)} {'row' if len(fresh) == 1 else 'rows'} excluded from {_spelt(target)}: {why}"
     facts: dict[str, JsonValue] = {"source": target, "rows": len(fresh)}
     for model in models:
@@ -147,16 +162,16 @@ def _spelt(source: str) -> str:
     return "every source" if source == EVERYWHERE else source
 
 
-def _find(place: Workspace, recipe: Recipe, named: Sequence[str], brought: Any) -> list[Row]:
+def _find(place: Workspace, data: Data, modality: str, named: Sequence[str], brought: Any) -> list[Row]:
     """The rows that are named; an `AtelierError` names one that is not there."""
-    wanted = [_below(name, recipe.data.source, place.project) for name in named]
-    told = modalities.part(recipe.modality, "rows")
+    wanted = [_below(name, data.source) for name in named]
+    told = modalities.part(modality, "rows")
     found: list[Row] = []
     met: set[str] = set()
     for name in wanted:
         if name in met:
             continue
-        files = _rows_of_file(place, recipe, name, brought)
+        files = _rows_of_file(place, data, modality, name, brought)
         found += [_row(row, payload, told) for row, payload in files]
         if files:
             met.add(name)
@@ -164,7 +179,7 @@ def _find(place: Workspace, recipe: Recipe, named: Sequence[str], brought: Any) 
     if left:
         near: list[str] = []
         batches = ingestion.stream(
-            recipe.data, modality=recipe.modality, project=place.project, store=Store(place.store), source=brought
+            data, modality=modality, project=place.project, store=Store(place.store), source=brought
         )
         for batch in batches:
             for row, payload in zip(batch["id"].to_pylist(), batch["payload"].to_pylist(), strict=True):
@@ -179,7 +194,7 @@ def _find(place: Workspace, recipe: Recipe, named: Sequence[str], brought: Any) 
         for name in left:
             if name not in met and not _is_digest(name):
                 raise AtelierError(
-                    f"{recipe.data.source!r} has no file and no row of that name: {unknown('row', name, near)}. Or "
+                    f"{data.source!r} has no file and no row of that name: {unknown('row', name, near)}. Or "
                     "name it by the digest of its bytes or of its content, 64 hexadecimal digits."
                 )
             if name not in met:  # none is there now: it is kept out if it comes back
@@ -191,16 +206,16 @@ def _is_digest(name: str) -> bool:
     return len(name) == 64 and set(name) <= HEX
 
 
-def _below(name: str, source: str, project: Path) -> str:
+def _below(name: str, source: str) -> str:
     """A name relative to the source, where it was given relative to the project."""
     return name.removeprefix(f"{source.rstrip('/')}/") if not is_url(source) else name
 
 
-def _rows_of_file(place: Workspace, recipe: Recipe, name: str, brought: Any) -> list[tuple[str, bytes]]:
+def _rows_of_file(place: Workspace, data: Data, modality: str, name: str, brought: Any) -> list[tuple[str, bytes]]:
     """The rows that a file of the source holds; none where there is no such file."""
     store = Store(place.store)
     root = (
-        versioning.locate(place.project, recipe.data.source)
+        versioning.locate(place.project, data.source)
         if brought is None
         else store.path(Artifact(kind="source", digest=brought.version))
     )
@@ -208,7 +223,7 @@ def _rows_of_file(place: Workspace, recipe: Recipe, name: str, brought: Any) -> 
         return []
     whole = hashlib.sha256((root / name).read_bytes()).hexdigest()
     batches = ingestion.stream(
-        recipe.data, modality=recipe.modality, project=place.project, store=store, source=brought, files=[name]
+        data, modality=modality, project=place.project, store=store, source=brought, files=[name]
     )
     rows = []
     for batch in batches:

@@ -132,6 +132,22 @@ def test_everywhere_holds_for_other_sources_too(project: Project) -> None:
     assert exclusions.holding(project.root, "data/other") and exclusions.holding(project.root, "https://x.org/y")
 
 
+def test_a_row_of_a_further_source_is_excluded_there(project: Project) -> None:
+    more = project.root / "data/more"
+    for number in range(900, 920):
+        label = "odd" if number % 2 else "even"
+        (more / label).mkdir(parents=True, exist_ok=True)
+        (more / label / f"m{number}.png").write_bytes(picture(number))
+    project.dvc_add()
+    raw = yaml.safe_load(project.recipe.read_text())
+    raw["data"]["more"] = [{"source": "data/more", "at_most": 0.5}]
+    project.recipe.write_text(yaml.safe_dump(raw))
+    (one,) = exclude(project, "odd/m901.png", of="data/more")["excluded"]
+    assert one["source"] == "data/more" and validated(project).dataset.excluded == {WHY: 1}
+    with pytest.raises(AtelierError, match=r"--from: dots takes no rows from it: .*did you mean 'data/more'"):
+        exclude(project, "odd/m903.png", of="data/moer")
+
+
 def test_a_source_at_a_url_is_excluded_from_as_well(project: Project) -> None:
     outside = project.root.parent / "outside"
     shutil.copytree(project.root / "data/dots", outside)
