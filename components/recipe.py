@@ -1,9 +1,12 @@
 """A recipe: YAML in, a typed and frozen `Recipe` out, every mistake named with its mend."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from zoneinfo import available_timezones
 
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, field_serializer, model_validator
@@ -199,9 +202,63 @@ class Monitor(Strict):
         return seconds(self.window)
 
 
+def _cron(text: str) -> str:
+    from cronsim import CronSim, CronSimError
+
+    try:
+        next(CronSim(text, datetime(2026, 1, 1)))
+    except (CronSimError, StopIteration) as error:
+        told = str(error) or "no day is ever like that"
+        raise ValueError(
+            f"{text!r} is no cron line ({told}); write minute, hour, day of the month, month and day of the week, as "
+            "in '0 3 * * *' for three in the morning"
+        ) from None
+    return text
+
+
+def _zone(name: str) -> str:
+    if name not in (known := available_timezones()):
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown time zone {name!r}{hint} Zones are called as Europe/Paris, or UTC")
+    return name
+
+
 class Schedule(Strict):
-    cron: str
-    timezone: str = "UTC"
+    """When the recipe runs by the clock: a line of `cron` in a time zone, or `every` so often.
+
+    `catch_up` says what becomes of starts that were missed while the platform was down, `overlap` what a start does
+    that finds a run of the model on.
+    """
+
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    every: Duration | None = Field(None, exclude_if=lambda every: every is None)
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    catch_up: Literal["none", "one", "all"] = "one"
+    overlap: Literal["queue", "skip"] = "queue"
+    owner: str | None = Field(None, min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Schedule":
+        if (self.cron is None) == (self.every is None):
+            raise ValueError("a schedule needs either cron, as in '0 3 * * *', or every, as in 6h")
+        return self
+
+
+class Retrain(Strict):
+    """What else starts a run; each starts one, however often it happens within `wait`, and it says why it ran."""
+
+    data: bool = False  # the source has a new version
+    drift: bool = False  # the monitor found drift
+    removal: bool = False  # rows were excluded
+    feedback_below: Share | None = None  # the share of thumbs up
+    older_than: Duration | None = None  # the champion
+    after: tuple[str, ...] = ()  # other models: their champion has changed
+    wait: Duration = "30s"
+
+    @property
+    def seconds(self) -> float:
+        return seconds(self.wait)
 
 
 class Recipe(Strict):
@@ -225,6 +282,7 @@ class Recipe(Strict):
     # never written down: its URLs hold secrets, and what a model is does not hang on who is told of it
     notify: Notify | None = Field(None, exclude=True, repr=False)
     monitor: Monitor | None = Field(None, exclude_if=lambda monitor: monitor is None)
+    retrain: Retrain | None = Field(None, exclude_if=lambda retrain: retrain is None)
 
 
 class _Yaml(yaml.SafeLoader):

@@ -35,6 +35,11 @@ app.add_typer(keys_app, name="keys")
 feedback_app = typer.Typer(help="What people thought of samples, as data.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(data_commands.app, name="data")
+schedule_app = typer.Typer(
+    help="What runs by itself: apply what recipes say, list it, pause, resume, remove, or run it now.",
+    no_args_is_help=True,
+)
+app.add_typer(schedule_app, name="schedule")
 STOPPED = 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
@@ -421,13 +426,16 @@ def up(
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect.", min=1, max=65535)] = 4200,
     controller_port: Annotated[int, typer.Option(help="Port of the controller.", min=1, max=65535)] = 3001,
     port: Annotated[int, typer.Option(help="Port of the endpoints.", min=1, max=65535)] = 3000,
+    worker_port: Annotated[int, typer.Option(help="Port of the worker.", min=1, max=65535)] = 3002,
     host: Annotated[str, typer.Option(help="Address of the endpoints; all else stays on loopback.")] = "127.0.0.1",
 ) -> None:
-    """Run the platform until Ctrl-C: MLflow and Prefect with their pages, the controller, the endpoints."""
+    """Run the platform until Ctrl-C: MLflow and Prefect with their pages, controller, endpoints, the worker."""
     place = _enter(Path.cwd())
     from flows import platform
 
-    ports = platform.Ports(mlflow=mlflow_port, prefect=prefect_port, controller=controller_port, endpoints=port)
+    ports = platform.Ports(
+        mlflow=mlflow_port, prefect=prefect_port, controller=controller_port, endpoints=port, worker=worker_port
+    )
     wanted = platform.Platform(place, ports, host=host)
     shown = _console(stderr=True)
 
@@ -436,6 +444,94 @@ def up(
 
     say("starting; the first time takes a while")
     platform.up(wanted, say=say, ready=lambda running: shown.print(platform.table(wanted, running)))
+
+
+@schedule_app.command("apply")
+def apply_schedules(
+    recipes: Annotated[
+        list[Path] | None, typer.Argument(help="Recipes; all of flows/recipes where left out.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make Prefect's deployments and automations what the recipes' `schedule:`, `retrain:` and `monitor:` say."""
+    place = _enter(Path.cwd())
+    from flows import schedules
+
+    paths = [_recipe(path) for path in recipes] if recipes else sorted(Path("flows/recipes").glob("*.yaml"))
+    with _quiet_output() if as_json else nullcontext():
+        told = schedules.apply(place, paths)
+    if as_json:
+        _print_json(told)
+        return
+    for what in ("made", "kept", "removed"):
+        if told[what]:
+            _console().print(f"[green]+[/green] {what}: {', '.join(told[what])}")
+    if not any(told[what] for what in ("made", "kept", "removed")):
+        _console().print("no recipe asks for anything: give one a `schedule:` or a `retrain:`")
+    elif workspace.servers(place) is None:
+        _console().print("runs are started by the worker of `atelier up`, which is not running here now")
+
+
+@schedule_app.command("list")
+def list_schedules(as_json: AsJson = False) -> None:
+    """List what is scheduled, and when it starts next."""
+    place = _enter(Path.cwd())
+    from flows import schedules
+
+    with _quiet_output() if as_json else nullcontext():
+        found = schedules.listed(place)
+    if as_json:
+        _print_json(found)
+    else:
+        _console().print(schedules.table(found))
+
+
+@schedule_app.command("pause")
+def pause_schedule(model: str, as_json: AsJson = False) -> None:
+    """Start no more runs of a model, by the clock or by events, until it is resumed."""
+    _set_paused(model, paused=True, as_json=as_json)
+
+
+@schedule_app.command("resume")
+def resume_schedule(model: str, as_json: AsJson = False) -> None:
+    """Let the starts of a model go on."""
+    _set_paused(model, paused=False, as_json=as_json)
+
+
+@schedule_app.command("remove")
+def remove_schedule(model: str, as_json: AsJson = False) -> None:
+    """Take what is scheduled of a model out of Prefect; the recipe stays, and `apply` would bring it back."""
+    from flows import schedules
+
+    schedules.remove(_enter(Path.cwd()), model)
+    if as_json:
+        _print_json({"schema": 1, "model": model, "removed": True})
+    else:
+        _console().print(f"[green]+[/green] {model} starts no more by itself")
+
+
+@schedule_app.command("run")
+def run_scheduled(
+    model: str, reason: Annotated[str, typer.Option(help="Why, for the record.")] = "", as_json: AsJson = False
+) -> None:
+    """Have the worker run a scheduled model now."""
+    from flows import schedules
+
+    made = schedules.run(_enter(Path.cwd()), model, detail=reason)
+    if as_json:
+        _print_json({"schema": 1, "model": model, "flow_run": made})
+    else:
+        _console().print(f"[green]+[/green] the worker will run {model}: flow run {made}")
+
+
+def _set_paused(model: str, *, paused: bool, as_json: bool) -> None:
+    from flows import schedules
+
+    one = schedules.pause(_enter(Path.cwd()), model, paused=paused)
+    if as_json:
+        _print_json({"schema": 1, "model": one.model, "paused": one.paused})
+    else:
+        _console().print(f"[green]+[/green] {one.model} is {'paused' if one.paused else 'on again'}")
 
 
 @app.command()

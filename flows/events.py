@@ -30,6 +30,7 @@ Kind = Literal[
     "run.failed", "dataset.made", "row.excluded",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
+LONGEST = 1000  # of a reason, in characters
 AT_ONCE = 200  # events in one request
 ANSWER_SECONDS = 3.0
 BLOCK = 2**16  # bytes read at a time from the end of a file
@@ -49,7 +50,7 @@ class Event:
 
 def tell(place: Workspace, kind: Kind, *, model: str, why: str, facts: Mapping[str, JsonValue] | None = None) -> Event:
     """Write an event down, whatever else fails, and tell Prefect where that answers; the worker tells it later else."""
-    event = Event(str(uuid.uuid4()), _now(), kind, model, " ".join(why.split()), dict(facts or {}))
+    event = Event(str(uuid.uuid4()), _now(), kind, model, " ".join(why.split())[:LONGEST], dict(facts or {}))
     append(place, [event])
     forward(place)
     return event
@@ -63,19 +64,19 @@ def append(place: Workspace, events: Sequence[Event]) -> None:
 
 
 def since(place: Workspace, time: datetime | None = None, limit: int = 100) -> list[Event]:
-    """The newest events, at most `limit` and none before `time`, the newest last."""
+    """The newest events, at most `limit` and none before `time`, each once, the newest last."""
     first = "" if time is None else time.astimezone(UTC).isoformat()
-    found: list[Event] = []
+    found: dict[str, Event] = {}
     for path in sorted(folder(place).glob("*.jsonl"), reverse=True):
         if path.stem < first[:7]:
             break
         for line in _backwards(path):
             event = _read(line)
             if event is not None and event.time >= first:
-                found.append(event)
+                found.setdefault(event.id, event)
             if len(found) == limit:
-                return found[::-1]
-    return found[::-1]
+                return list(found.values())[::-1]
+    return list(found.values())[::-1]
 
 
 def forward(place: Workspace) -> int:

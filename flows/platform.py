@@ -1,4 +1,6 @@
-"""`atelier up`: the embedded platform on loopback as one command: MLflow, Prefect, the controller, the endpoints."""
+"""`atelier up`: the embedded platform on loopback as one command: MLflow, Prefect, the controller, the endpoints,
+the worker of what is scheduled.
+"""
 
 import ipaddress
 import json
@@ -38,6 +40,7 @@ class Ports:
     prefect: int = 4200
     controller: int = 3001
     endpoints: int = 3000
+    worker: int = 3002
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Platform:
         """The parts in the order of the line; the controller waits for MLflow to set its database up."""
         own = [] if self.tracking_server else [self._mlflow()]
         own += [] if self.prefect_server else [self._prefect()]
-        return [*own, self._controller(), self._endpoints()]
+        return [*own, self._controller(), self._endpoints(), self._worker()]
 
     @property
     def tracking_server(self) -> str | None:
@@ -86,7 +89,7 @@ class Platform:
         port = self.ports.prefect
         return self._part(
             "prefect", "Prefect", port, "/api/health",
-            ["prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)],
+            ["flows.prefect_server", "server", "start", "--host", LOOPBACK, "--port", str(port)],
             {"PREFECT_UI_API_URL": f"http://{LOOPBACK}:{port}/api"},
         )  # fmt: skip
 
@@ -97,6 +100,15 @@ class Platform:
             "controller", "Controller", port, "/healthz",
             ["flows.controller", "--project", str(self.place.project), "--port", str(port), "--mlflow", server],
             {}, after=None if self.tracking_server else "mlflow",
+        )  # fmt: skip
+
+    def _worker(self) -> Part:
+        port = self.ports.worker
+        server = self.prefect_server or f"http://{LOOPBACK}:{self.ports.prefect}/api"
+        return self._part(
+            "worker", "Worker", port, "/healthz",
+            ["flows.worker", "--project", str(self.place.project), "--port", str(port)],
+            {"PREFECT_API_URL": server}, after=None if self.prefect_server else "prefect",
         )  # fmt: skip
 
     def _endpoints(self) -> Part:
@@ -175,6 +187,7 @@ def table(platform: Platform, supervisor: Supervisor) -> Table:
         "prefect": "the line's runs",
         "controller": "webhooks of MLflow",
         "endpoints": "playground, /v1",
+        "worker": "runs what is scheduled",
     }
     pages = {"mlflow": "/#/models"}  # its front page has no way to the models
     for name, kept in supervisor.kept.items():
@@ -189,7 +202,11 @@ def table(platform: Platform, supervisor: Supervisor) -> Table:
 
 def refuse_taken(platform: Platform) -> None:
     """Raise an `AtelierError` with a paragraph for each port that cannot be had."""
-    wanted = {"controller": ("--controller-port", LOOPBACK), "endpoints": ("--port", platform.host)}
+    wanted = {
+        "controller": ("--controller-port", LOOPBACK),
+        "endpoints": ("--port", platform.host),
+        "worker": ("--worker-port", LOOPBACK),
+    }
     if not platform.tracking_server:
         wanted["mlflow"] = ("--mlflow-port", LOOPBACK)
     if not platform.prefect_server:

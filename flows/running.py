@@ -117,7 +117,8 @@ def _logged(place: Workspace, model: str, path: Path, cause: Cause) -> Iterator[
     """Have the run of this block on the log, and tell what it came to; whatever ends it goes on its way."""
     run = runs.begin(place, model=model, recipe=str(path), why=cause.why, detail=cause.detail, flow_run=cause.flow_run)
     try:
-        yield run
+        with runs.caused(cause):
+            yield run
     except BaseException as error:
         _end(place, run, model, cause, _exit_code(error), " ".join(str(error).split()))
         raise

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,9 @@ class Cause:
     why: Why = "by hand"
     detail: str = ""
     flow_run: str | None = None
+
+
+_cause: ContextVar[Cause | None] = ContextVar("cause", default=None)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,36 @@ def of_flow_run(place: Workspace, flow_run: str) -> list[Run]:
     """The runs that one flow run of Prefect's has made, the newest first: more than one where it was resumed."""
     query = f"SELECT {FIELDS} FROM runs WHERE flow_run = ? ORDER BY number DESC"
     return [Run(*row) for row in _rows(place, query, flow_run)]
+
+
+def covering(place: Workspace, model: str, due: datetime) -> Run | None:
+    """A run of the model that took its turn after a time, on or ended: what had happened by then is in what it read.
+
+    One that was killed or stopped covers nothing, as it may not have come so far.
+    """
+    query = f"SELECT {FIELDS} FROM runs WHERE model = ? AND started >= ? ORDER BY number DESC LIMIT 50"
+    found = (Run(*row) for row in _rows(place, query, model, due.astimezone(UTC).isoformat(timespec="microseconds")))
+    return next((run for run in found if run.ended is None or is_settled(run)), None)
+
+
+def is_settled(run: Run) -> bool:
+    """Whether a run came to an end of its own: one that was killed or stopped is gone on with."""
+    return run.ended is not None and run.outcome not in (KILLED, OUTCOMES[130])
+
+
+@contextmanager
+def caused(cause: Cause) -> Iterator[None]:
+    """What is registered and tracked in the block says why."""
+    token = _cause.set(cause)
+    try:
+        yield
+    finally:
+        _cause.reset(token)
+
+
+def cause() -> Cause:
+    """Why the run that is on is made."""
+    return _cause.get() or Cause()
 
 
 def file(place: Workspace) -> Path:

@@ -27,7 +27,7 @@ from components.records import (
     fingerprint,
 )
 from components.store import file_sha256
-from flows import caching, console, cost, summary
+from flows import caching, console, cost, runs, summary
 from flows.stage import stage, step, store_of
 from flows.workspace import Workspace
 
@@ -594,8 +594,10 @@ def _family(bundle: Artifact, workspace: Workspace) -> str:
 
 
 def _lineage(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
-    """Where a model comes from, as tags."""
+    """Where a model comes from, and why it was made, as tags."""
+    cause = runs.cause()
     return {
+        "why": f"{cause.why}: {cause.detail}"[:500] if cause.detail else cause.why,
         "data": dataset.version,
         "commit": dataset.commit or "none",
         "recipe": fingerprint(recipe.model_dump(mode="json")),

@@ -28,6 +28,13 @@ def turn(locks: Path, model: str, *, say: Callable[[str], None], look_every: flo
         yield
 
 
+def taken(locks: Path, model: str) -> bool:
+    """Whether a run of the model is on now."""
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / f"{model}.lock").open("a") as lock:
+        return not locked(lock.fileno())
+
+
 def _holder(lock: Any) -> str:
     lock.seek(0)
     try:

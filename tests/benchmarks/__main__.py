@@ -18,6 +18,7 @@ from tests.benchmarks import (
     loop,
     monitoring,
     rows,
+    schedules,
     serving,
     status,
     streams,
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "cost": cost.main,
     "monitoring": monitoring.main,
     "serving": serving.main,
+    "schedules": schedules.main,
     "status": status.main,
 }
 

@@ -76,7 +76,7 @@ def nobody(*_: Any) -> None:
 def test_each_taken_port_is_a_paragraph_of_its_own_before_anything_starts(place: Workspace) -> None:
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         taken = [first.getsockname()[1], second.getsockname()[1]]
-        wanted = Platform(place, ports_of([taken[0], *free_ports(2), taken[1]]))
+        wanted = Platform(place, ports_of([taken[0], *free_ports(2), taken[1], *free_ports(1)]))
         with pytest.raises(AtelierError) as refusal:
             platform.up(wanted, say=nobody, ready=nobody)
     told = str(refusal.value).splitlines()
@@ -88,11 +88,11 @@ def test_each_taken_port_is_a_paragraph_of_its_own_before_anything_starts(place:
 def test_one_port_for_two_parts_is_refused(place: Workspace) -> None:
     port = free_ports(1)[0]
     with pytest.raises(AtelierError, match="asked for twice"):
-        platform.refuse_taken(Platform(place, ports_of([port, port, *free_ports(2)])))
+        platform.refuse_taken(Platform(place, ports_of([port, port, *free_ports(3)])))
 
 
 def test_other_machines_need_keys_that_are_not_revoked(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = Platform(place, ports_of(free_ports(4)), host="0.0.0.0")
+    wanted = Platform(place, ports_of(free_ports(5)), host="0.0.0.0")
     with pytest.raises(AtelierError, match="there are no API keys"):
         platform.up(wanted, say=nobody, ready=nobody)
     keys.revoke(place, keys.make(place, "web")["id"])
@@ -111,7 +111,7 @@ def test_other_machines_need_keys_that_are_not_revoked(place: Workspace, monkeyp
 
 
 def test_a_workspace_is_up_once(place: Workspace) -> None:
-    wanted = Platform(place, ports_of(free_ports(4)))
+    wanted = Platform(place, ports_of(free_ports(5)))
     with platform._alone(place), pytest.raises(AtelierError, match="is up already"):
         platform.up(wanted, say=nobody, ready=nobody)
 
@@ -120,7 +120,7 @@ def test_ones_own_servers_are_used_instead(place: Workspace, monkeypatch: pytest
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api")
     parts = Platform(place, Ports()).parts()
-    assert [part.name for part in parts] == ["controller", "endpoints"]
+    assert [part.name for part in parts] == ["controller", "endpoints", "worker"]
     assert "http://tracking.example:5000" in parts[0].command and parts[0].after is None
 
 
@@ -139,13 +139,14 @@ def test_a_bento_served_from_a_workspace_is_told_where_keys_and_journal_will_be(
         monkeypatch.delenv(name, raising=False)
     told = champions.settings(place)
     assert told == {
-        "ATELIER_KEYS": str(place.serving / "keys.json"), "ATELIER_JOURNAL": str(place.serving / "journal.db")
+        "ATELIER_KEYS": str(place.serving / "keys.json"), "ATELIER_JOURNAL": str(place.serving / "journal.db"),
+        "ATELIER_OBSERVATIONS": str(place.observations),
     }  # fmt: skip
     keys.init_signing(place)
     monkeypatch.setenv("ATELIER_JOURNAL", "/elsewhere/journal.db")
     told |= {"ATELIER_JOURNAL": "/elsewhere/journal.db", "ATELIER_SIGNING_KEY": str(keys.signing_key(place))}
     assert champions.settings(place) == told
-    *_, endpoints = Platform(place, Ports()).parts()
+    *_, endpoints, _ = Platform(place, Ports()).parts()
     shown = {name: value for name, value in endpoints.environment.items() if name in model_card.SETTINGS}
     assert shown == told | {"ATELIER_RELEASE": str(place.release)}, "`up` and `serve` tell the same"
 
@@ -300,7 +301,7 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
 @pytest.mark.slow
 def test_up_serves_what_is_moved_in_mlflow_restarts_what_dies_and_leaves_nothing(place: Workspace) -> None:
     stock(place, 3)
-    ports = free_ports(4)
+    ports = free_ports(5)
     names = ("--mlflow-port", "--prefect-port", "--controller-port", "--port")
     options = [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]
     environment = {**os.environ, "ATELIER_WORKSPACE": str(place.root)}
