@@ -40,15 +40,20 @@ from components.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKSPACE = Path(os.environ.get("ATELIER_WORKSPACE", ROOT / ".atelier" / "gates"))
-# what is run of each, in budgets that suffice for the gates: one family by label is enough to plant wrong labels in
+# what is run of each, in steps that suffice for the gates, however slow the machine: one family by label is enough to
+# plant wrong labels in
 RUNS: Mapping[str, tuple[str, ...]] = {
     "fashion": (),
     "fashion-classes": ("candidates={cgan: {family: cgan, train: {steps: 2000, batch_size: 32}}}",),
-    "shakespeare": ("candidates={lstm: {family: lstm, train: {steps: 3000, batch_size: 16, warmup: 50}}}",),
-    "prompts": (),
+    "shakespeare": (
+        "candidates={lstm: {family: lstm, train: {steps: 3000, batch_size: 16, warmup: 50, time_limit: 60m}}}",
+    ),
+    "prompts": (
+        "candidates={wavenet: {family: wavenet, train: {steps: 2000, batch_size: 4, warmup: 50, time_limit: 60m}}}",
+    ),
 }
 SCENES, ROUNDS, VERDICTS = 20, 9, 10  # 200 verdicts of a model
-ALARMED = ("fashion", "shakespeare", "prompts")  # whose models are the healthy ones
+ALARMED = ("fashion", "fashion-classes", "shakespeare", "prompts")  # whose models are the healthy ones
 
 Rows = Any
 Planted = Callable[[Rows, "Model", random.Random], Rows]
