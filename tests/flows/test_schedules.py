@@ -3,15 +3,20 @@
 import os
 import random
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from components.errors import AtelierError
 from flows import events, runs, schedules
 from flows.schedules import Applied
-from tests.flows.clockwork import Clockwork, applied, delay, make_project, settled, survive, trigger
+from tests.flows.clockwork import ROOT, Clockwork, applied, delay, make_project, settled, survive, trigger
 
 ONE = Applied(
     model="words", recipe="words.yaml", source="data/words", schedule=None, upstream=("base",), since="2026-01-01",
@@ -116,6 +121,26 @@ def test_runs_survive_kills_at_random_moments(clockwork: Clockwork) -> None:
     print(*survived.injected, sep="\n")
     assert not survived.wrong, f"seed {seed}"
     assert survived.resumed >= 6
+
+
+@pytest.mark.slow
+def test_teams_deploy_by_file_to_a_pool_of_their_own(clockwork: Clockwork, tmp_path: Path) -> None:
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    known = {"PREFECT_API_URL": clockwork.api, "PREFECT_HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
+    for command in (
+        ["work-pool", "create", "--type", "process", "atelier"],
+        ["deploy", "--prefect-file", "infra/prefect.yaml", "--all"],
+    ):
+        done = subprocess.run(
+            [*prefect, *command], cwd=ROOT, env={**os.environ, **known}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    query = """SELECT deployment.name, work_queue.name IS NOT NULL, concurrency_limit_v2."limit" FROM deployment
+      JOIN flow ON flow.id = deployment.flow_id LEFT JOIN work_queue ON work_queue.id = deployment.work_queue_id
+      LEFT JOIN concurrency_limit_v2 ON concurrency_limit_v2.id = deployment.concurrency_limit_id
+      WHERE flow.name = 'retrain' AND deployment.name != 'words'"""
+    with closing(sqlite3.connect(clockwork.place.prefect / "prefect.db", timeout=30)) as base:
+        assert sorted(base.execute(query)) == [("fashion", 1, 1), ("shakespeare", 1, 1)]
 
 
 @pytest.mark.slow
