@@ -95,6 +95,13 @@ def test_settings_are_laid_over_the_file() -> None:
         ({"model": "My Model"}, "model"),
         ({"gates": [{"metric": "unsafe", "at_most": 0.1}]}, "what a network sees that the recipe hands in"),
         ({"moderation": {"images": {"model": "a.pt2", "block": {}}}}, "block"),
+        ({"schedule": {"cron": "0 3 * *"}}, "is no cron line"),
+        ({"schedule": {"cron": "0 25 * * *"}}, "'0 3 . . .' for three in the morning"),
+        ({"schedule": {"cron": "0 3 * * *", "timezone": "Europe/Pariss"}}, "did you mean 'Europe/Paris'"),
+        ({"schedule": {"cron": "0 3 * * *", "every": "6h"}}, "either cron"),
+        ({"schedule": {"every": "6 hours"}}, "is not a duration"),
+        ({"schedule": {"every": "6h", "overlap": "both"}}, "'queue' or 'skip'"),
+        ({"retrain": {"older_than": "a month"}}, "is not a duration"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -120,6 +127,13 @@ def test_a_control_may_be_left_to_the_seed_where_the_family_draws_it() -> None:
     style = {"default": None, "at_least": -2, "at_most": 2}
     made = recipe.parse(raw(candidates={"codes": {"family": "infogan"}}, controls={"style": style}), "test")
     assert made.controls["style"].default is None
+
+
+def test_a_recipe_without_triggers_is_written_down_as_before_there_were_any() -> None:
+    assert "retrain" not in recipe.parse(raw(), "test").model_dump()
+    scheduled = recipe.parse(raw(schedule={"every": "6h"}, retrain={"after": ["base"], "wait": "2m"}), "test")
+    assert scheduled.schedule is not None and scheduled.schedule.catch_up == "one"
+    assert scheduled.retrain is not None and scheduled.retrain.seconds == 120
 
 
 def test_a_recipe_cannot_be_changed() -> None:

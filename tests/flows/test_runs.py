@@ -6,6 +6,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,23 @@ def test_a_run_whose_process_is_gone_was_killed_and_one_that_is_on_was_not(place
     (killed,) = runs.bury(place)
     assert (killed.model, killed.outcome, killed.exit_code) == ("toy", "killed", 137) and killed.ended
     assert runs.bury(place) == [] and runs.of(place, "mine")[0].id == mine
+
+
+def test_a_run_covers_what_had_happened_when_it_took_its_turn(place: Workspace) -> None:
+    before = datetime.now(UTC)
+    waits = runs.begin(place, model="toy", recipe="toy.yaml", why="data")
+    assert runs.covering(place, "toy", before) is None, "it has not begun to read"
+    runs.start(place, waits)
+    covering = runs.covering(place, "toy", before)
+    assert covering is not None and covering.id == waits
+    assert runs.covering(place, "toy", datetime.now(UTC)) is None and runs.covering(place, "other", before) is None
+    runs.end(place, waits, exit_code=4)
+    assert runs.covering(place, "toy", before) is not None, "what failed has read it all the same"
+    for outcome in ("killed", "stopped"):
+        run = runs.begin(place, model=outcome, recipe="toy.yaml", why="data")
+        runs.start(place, run)
+        runs.end(place, run, exit_code=137, outcome=outcome)
+        assert runs.covering(place, outcome, before) is None, "it is gone on with"
 
 
 def test_many_that_begin_at_once_are_all_there(place: Workspace) -> None:
