@@ -52,11 +52,15 @@ def add(
             given = incoming.gather(files, to=to, source=source, project=place.project, aside=folder / "files")
             if not given.files:
                 return _told(source, given, {}, None, None, None)
-            say(f"looking at {len(given.files):,} new files beside what is in {source}")
+            say(f"looking at {_count(len(given.files))} beside what is in {source}")
             offer, looked, kept = _let_in(place, recipe, given, folder, partial=partial)
             change = _difference(place.project, offer, looked)
             made = _apply(place, offer, change, commit=commit)
     return _told(source, offer, kept[1], kept[0], change, made)
+
+
+def _count(files: int) -> str:
+    return "a new file" if files == 1 else f"{files:,} new files"
 
 
 def _source(recipe: Recipe) -> str:

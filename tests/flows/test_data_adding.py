@@ -383,6 +383,24 @@ class TestCutOff:
         assert len(project.git("log", "--format=%H").split()) == 2
         assert [event.kind for event in events.since(project.place)] == ["data.changed"]
 
+    def test_what_a_person_committed_meanwhile_is_not_committed_again(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.cut(project, monkeypatch, "commits.commit")
+        project.git("commit", "-qam", "by hand")
+        assert add(project, *project.offer(**FRESH))["difference"] is None
+        assert project.git("log", "-1", "--format=%s") == "by hand"
+        assert [event.kind for event in events.since(project.place)] == ["data.changed"]
+
+    def test_what_a_person_took_back_meanwhile_has_not_been(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.cut(project, monkeypatch, "commits.commit")
+        project.git("checkout", "-q", "data.dvc")
+        assert changes.cut_off(project.root) is None
+        assert add(project, *project.offer(**FRESH))["commit"]
+        assert [event.kind for event in events.since(project.place)] == ["data.changed"]
+
     def test_a_run_in_between_takes_the_new_data_whole(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cut(project, monkeypatch, "changes._place")
         versioning.pull(project.root, "data/dots")
