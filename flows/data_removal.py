@@ -83,7 +83,7 @@ def exclude(
         ]
         file = exclusions.file_of(target)
         whole, fresh = exclusions.with_more(exclusions.read(place.project / file), wanted)
-        asked = retrain or bool(getattr(getattr(recipe, "retrain", None), "data", False))
+        asked = retrain or (recipe.retrain is not None and recipe.retrain.data)
         made = _apply(place, recipe, file, whole, fresh, why, commit=commit, retrain=asked) if fresh else None
     return {
         "schema": 1,

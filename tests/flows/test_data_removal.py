@@ -165,6 +165,10 @@ def test_it_is_told_to_whoever_listens_and_retraining_only_where_it_is_asked_for
     exclude(project, "train/odd/p01.png", retrain=True)
     assert [event.kind for event in events.since(project.place)][1:] == ["row.excluded", "data.changed"]
     assert WHY in events.since(project.place)[-1].why
+    raw = yaml.safe_load(project.recipe.read_text()) | {"retrain": {"data": True}}
+    project.recipe.write_text(yaml.safe_dump(raw))
+    exclude(project, "train/odd/p07.png")
+    assert [event.kind for event in events.since(project.place)][3:] == ["row.excluded", "data.changed"]
 
 
 def registered(project: Project, version: str, told: Validated, *, facts: bool = True, files: bool = True) -> None:
