@@ -186,7 +186,7 @@ class Family(nn.Module, ABC, Generic[C, K, S, B]):
         row that each sample is made from, where the family edits; others are given none.
         """
         self._refuse_unpaired(seeds, controls, conditions)
-        device = next(iter(self.state_dict().values())).device
+        device = next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
         batches = []
         for start in range(0, len(seeds), self.rows):
             kept = range(start, min(start + self.rows, len(seeds)))

@@ -142,7 +142,7 @@ def _row(
         "champion": None if champion is None else {"version": champion.version, "since": champion.created},
         "challenger": None if challenger is None else challenger.version,
         "schedule": _schedule(recipe, due.get(model)),
-        "drift": _drift(place, model),
+        "drift": None if champion is None else _drift(place, model, champion.version),
     }
 
 
@@ -174,12 +174,13 @@ def _schedule(recipe: Known | None, due: Deployed | None) -> dict[str, Any] | No
     }
 
 
-def _drift(place: Workspace, model: str) -> dict[str, Any] | None:
-    """What monitoring said last."""
+def _drift(place: Workspace, model: str, champion: str) -> dict[str, Any] | None:
+    """What monitoring said last of the champion, as `watching.py` writes it; torch would come with an import."""
     try:
-        told = json.loads((place.root / "monitor" / model / "latest.json").read_bytes())
-        return {name: told.get(name) for name in ("time", "drifted", "score", "why")}
-    except (OSError, ValueError, AttributeError):
+        told = json.loads((place.observations / f"model={model}" / "drift.json").read_bytes())
+        found = {"time": told["until"], "drifted": told["alarms"], "why": told["outcome"]}
+        return found if told["version"] == champion else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

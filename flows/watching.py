@@ -40,11 +40,7 @@ class Watched:
 
     def as_dict(self) -> dict[str, Any]:
         """The form of `atelier monitor --json`."""
-        found = self.drift.model_dump(mode="json")
-        return {
-            "schema": 1, **found, "drifted": list(self.drift.drifted), "outcome": self.drift.outcome,
-            "page": str(self.page), "events": list(self.told),
-        }  # fmt: skip
+        return {**_as_dict(self.drift), "page": str(self.page), "events": list(self.told)}
 
 
 @dataclass
@@ -142,7 +138,7 @@ def watch(
     )  # fmt: skip
     page = place.reports / model / PAGE
     write_atomically(page, drift_page.page(drift).encode())
-    write_atomically(place.observations / f"model={model}" / FOUND, drift.model_dump_json(indent=2).encode())
+    write_atomically(place.observations / f"model={model}" / FOUND, json.dumps(_as_dict(drift), indent=2).encode())
     return Watched(drift, page, _follow(drift, memory, place, settings, now))
 
 
@@ -226,6 +222,12 @@ def _follow(drift: Drift, memory: _Memory, place: Workspace, settings: Monitor, 
         memory.keep(told={**memory.told.get("told", {}), kind: {"what": what, "at": _told(now)}})
         sent.append(kind)
     return tuple(sent)
+
+
+def _as_dict(drift: Drift) -> dict[str, Any]:
+    """What was found, and what it comes to, for whoever reads it without our code."""
+    found = drift.model_dump(mode="json")
+    return {"schema": 1, **found, "drifted": drift.drifted, "alarms": drift.alarms, "outcome": drift.outcome}
 
 
 def feedback_bound(recipe: Recipe | None) -> float | None:

@@ -7,8 +7,8 @@ Each answers `POST /v1/generate` with a PNG of the bundle in `BENCH_BUNDLE`, thr
     fastapi       the same under FastAPI, the body checked by pydantic
     handwritten   FastAPI and one thread for the model: what an engineer would write by hand
     litserve      LitServe, and `litserve-batched` with its batching
-    application   our routes, door, queue and trace under uvicorn, without BentoML; keys, journal and signatures where
-                  the environment of the service names them
+    application   our routes, door, queue and trace under uvicorn, without BentoML; keys, journal, observations and
+                  signatures where the environment of the service names them
 
 `bare SECONDS` times the function itself, and `calibrate MICROSECONDS` tells how many products take so long.
 
@@ -133,6 +133,7 @@ def application(port: int) -> None:
     from serving.journal import Journal
     from serving.keys import Keys
     from serving.metrics import Metrics
+    from serving.observations import Observations
     from serving.parts import Parts
     from serving.replies import Replies
     from serving.residents import Residents
@@ -146,8 +147,9 @@ def application(port: int) -> None:
     signer = Signer.read(settings.signing_key) if settings.signing_key else None
     app = routes.application()
     app.state.parts = Parts(
-        residents, batcher, Keys(settings.keys), Journal(settings.journal), metrics, Replies(), signer
-    )
+        residents, batcher, Keys(settings.keys), Journal(settings.journal), metrics, Replies(), signer,
+        observations=Observations(settings.observations),
+    )  # fmt: skip
     _run(app, port, http="auto")
 
 

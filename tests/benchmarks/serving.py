@@ -96,6 +96,7 @@ class Shop:
         }  # fmt: skip
         self.keys = {"ATELIER_KEYS": str(root / "keys.json")}
         self.journal = {"ATELIER_JOURNAL": str(root / "journal.db")}
+        self.observations = {"ATELIER_OBSERVATIONS": str(root / "observations")}
         self.signing = {"ATELIER_SIGNING_KEY": str(root / "signing.pem")}
 
     def versions(self, model: str, family: str, count: int = 1, **config: Any) -> list[Version]:
@@ -237,7 +238,14 @@ def _plain(name: str, version: Version, arm: str | None = None, **variables: str
 def _product(shop: Shop, name: str, version: Version, **variables: str) -> Arm:
     """The real stack with all that `atelier up` gives it."""
     release = shop.release(secrets.token_hex(4), version)
-    everything = {"ATELIER_RELEASE": str(release), **shop.keys, **shop.journal, **shop.signing, **variables}
+    everything = {
+        "ATELIER_RELEASE": str(release),
+        **shop.keys,
+        **shop.journal,
+        **shop.observations,
+        **shop.signing,
+        **variables,
+    }
     return Arm(name, _bentoml(PRODUCT), version, everything)
 
 
@@ -275,7 +283,7 @@ def _in_turn(servers: Mapping[str, Server], asked: Callable[[str, int], dict[str
 def _overhead(shop: Shop) -> None:
     (version,) = shop.versions("empty", "products")
     release = {"ATELIER_RELEASE": str(shop.release("empty", version))}
-    keys, journal, signing = shop.keys, shop.journal, shop.signing
+    keys, journal, seen_too, signing = shop.keys, shop.journal, shop.observations, shop.signing
     contenders = [
         _plain("null", version),
         _plain("uvicorn", version),
@@ -284,7 +292,8 @@ def _overhead(shop: Shop) -> None:
         _plain("our application", version, "application", **release),
         _plain(".. and keys", version, "application", **release, **keys),
         _plain(".. and journal", version, "application", **release, **keys, **journal),
-        _plain(".. and signature", version, "application", **release, **keys, **journal, **signing),
+        _plain(".. and observations", version, "application", **release, **keys, **journal, **seen_too),
+        _plain(".. and signature", version, "application", **release, **keys, **journal, **seen_too, **signing),
         _product(shop, "ours", version),
         _plain("litserve", version),
         Arm("handwritten in BentoML", _bentoml("tests.benchmarks.services:ByHand"), version,
@@ -397,7 +406,7 @@ def _moves(shop: Shop) -> None:
     versions = shop.versions("dcgan", "dcgan", count=2 * ROUNDS)
     path = shop.release("moves", *versions)
     there, back, statuses = [], [], {}
-    everything = {"ATELIER_RELEASE": str(path), **shop.keys, **shop.journal, **shop.signing}
+    everything = {"ATELIER_RELEASE": str(path), **shop.keys, **shop.journal, **shop.observations, **shop.signing}
     with _running(shop, _bentoml(WATCHED), "dcgan", everything) as server:
         seen: dict[str, Any] = {}
         length = 1.5 + 4.0 * ROUNDS
@@ -426,7 +435,7 @@ def _moves(shop: Shop) -> None:
 def _starts(shop: Shop) -> None:
     (version,) = shop.versions("vae", "vae", latent_dim=31)
     release = shop.release("starts", version)
-    everything = {"ATELIER_RELEASE": str(release), **shop.keys, **shop.journal, **shop.signing}
+    everything = {"ATELIER_RELEASE": str(release), **shop.keys, **shop.journal, **shop.observations, **shop.signing}
     took, torch = [], []
     for _ in range(5):
         with _running(shop, _bentoml(WATCHED), "vae", everything, pinned=False) as server:
@@ -445,7 +454,7 @@ def _memory(shop: Shop) -> None:
     print(f"memory by resident models, dcgan of default size ({size:.1f} MiB of weights each)")
     for count in (1, 5, 20):
         release = shop.release(f"memory-{count}", *held[:count])
-        everything = {"ATELIER_RELEASE": str(release), **shop.keys, **shop.journal, **shop.signing}
+        everything = {"ATELIER_RELEASE": str(release), **shop.keys, **shop.journal, **shop.observations, **shop.signing}
         with _running(shop, _bentoml(WATCHED), held[count - 1].model, everything) as server:
             server.ask(seconds=0.5)
             sizes = sorted(process.memory_info().rss / 2**20 for process in server.tree())

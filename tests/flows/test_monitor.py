@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from components.bundle import EndpointCard, assemble
 from components.errors import AtelierError
@@ -16,11 +17,13 @@ from components.ledger import Ledger, Version
 from components.recipe import Monitor
 from components.records import Artifact, Scores, Verdict
 from components.store import Store
-from flows import events, watching
+from flows import events, standing, watching
 from flows.workspace import Workspace
 from serving.journal import Entry, Journal
+from serving.release import Served
 from tests.components.test_monitoring import bundle_of
 from tests.components.traffic import Traffic, write
+from tests.serving.shop import TRACE, Shop, application, close
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUR = timedelta(hours=1)
@@ -91,12 +94,44 @@ def test_healthy_traffic_makes_references_once_and_raises_no_alarm(place: Worksp
     assert 2900 <= later.drift.requests <= 3000 and later.drift.judged >= 10
 
 
+def test_what_the_endpoints_write_is_what_the_monitor_reads(place: Workspace, tmp_path: Path) -> None:
+    """Through the routes: the bundle that was promoted answers, and then another one in its place."""
+    shop = Shop(tmp_path / "shop")
+    shop.store = Store(place.store)
+    found = {}
+    for name, gain in (("as promoted", 1.0), ("another", 3.0)):
+        served = Served(digest=bundle_of(shop.store, gain).digest, bento_model="toy:x", trace=TRACE)
+        parts = shop.parts(shop.release(toy={"champion": "1", "versions": {"1": served}}), observed=place.observations)
+        try:
+            parts.observations._lots.seed(0)
+            client = TestClient(application(parts))
+            for seed in range(60):
+                answer = client.post("/v1/generate", json={"model": "toy", "seed": 10**6 + seed})
+                assert answer.status_code == 200
+                if seed % 20 == 19:
+                    parts.observations.settle()
+        finally:
+            close(parts)
+        settings = Monitor(window="1h", at_least=20)
+        found[name] = watching.watch("toy", place, settings=settings).drift
+        for path in place.observations.rglob("part-*.parquet"):
+            path.unlink()
+    calm, moved = found["as promoted"], found["another"]
+    assert calm.requests == 60 and calm.looked_at >= 40 and calm.unreadable == 0
+    judged = [one for one in calm.columns if one.standing == "steady"]
+    assert len(judged) >= 5 and not calm.drifted
+    assert "bundle.mean" in moved.drifted
+
+
 def test_what_drifts_is_told_once_on_its_page_in_its_file_and_as_an_event(place: Workspace) -> None:
     watch(place, ask(place, HEALTHY, 3000, 0))
     now = ask(place, HEALTHY.but(truncation=0.7, moderated=0.06), 3000, 1)
     found = watch(place, now)
     assert {"controls.truncation", "moderated"} <= set(found.drift.drifted) and found.drift.alarms
     told = json.loads((place.observations / "model=toy" / watching.FOUND).read_bytes())
+    row = standing._drift(place, "toy", "1")
+    assert row is not None and row["drifted"] is True and "controls" in row["why"]
+    assert standing._drift(place, "toy", "2") is None, "another champion has nothing found of it yet"
     assert told["version"] == "1" and {one["name"] for one in told["columns"]} >= {"controls.truncation"}
     assert "controls.truncation" in found.page.read_text()
     assert kinds(place) == ["drift.found"]
