@@ -232,8 +232,7 @@ def _as_dict(drift: Drift) -> dict[str, Any]:
 
 def feedback_bound(recipe: Recipe | None) -> float | None:
     """The share of thumbs that must be up, where the recipe names one."""
-    bound: float | None = getattr(getattr(recipe, "retrain", None), "feedback_below", None)
-    return bound
+    return None if recipe is None or recipe.retrain is None else recipe.retrain.feedback_below
 
 
 def rows(drift: Drift) -> list[dict[str, str]]:
