@@ -24,6 +24,7 @@ from components.records import Pointer, Record, Verdict, fingerprint
 Alias = Literal["challenger", "champion", "previous"]
 ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
 _MOVED, _ENTERED = tuple(MOVES.c.keys()), tuple(VERSIONS.c.keys())  # what rows hold, in order
+RETIRED = "retired"  # and of those that say which versions were given up
 DISPLAYED = "displayed"  # the name of the pins that say which generations an MLflow has shown
 
 
@@ -193,6 +194,11 @@ class Ledger:
         with self._writing() as connection:
             if alias == "champion":
                 approvals.refuse_unapproved(connection, model, version)
+            if connection.execute(_pinned(model, RETIRED, version)).first() is not None:
+                raise AtelierError(
+                    f"{model}: version {version} cannot become {alias}: it was given up, and its bytes are gone. "
+                    "`atelier ls` names the others; or run the recipe again."
+                )
             moves = _moves(connection.execute(_of(model)).all())
             if expected_generation not in (None, moves[-1].generation if moves else 0):
                 raise _superseded(model, alias, version, moves[-1] if moves else None)
@@ -245,6 +251,28 @@ class Ledger:
             yield due
             if not due.done:
                 self.pin(model, DISPLAYED, _displayed_key(where, due.generation), where)
+
+    def retire(self, model: str, version: str, why: str) -> None:
+        """Give a version up for good: it can get no alias any more, and its bytes may go.
+
+        An `AtelierError` where an alias names it at this moment.
+        """
+        with self._writing() as connection:
+            held = _aliases(_moves(connection.execute(_of(model)).all()))
+            if alias := next((alias for alias, move in held.items() if move.version == version), None):
+                raise AtelierError(f"{model}@{version} is {alias}, so it cannot be given up. Move the alias first.")
+            row = {"model": model, "name": RETIRED, "key": version, "digest": why, "created": now()}
+            if connection.execute(_pinned(model, RETIRED, version)).first() is None:
+                connection.execute(sa.insert(PINS).values(row))
+
+    def retired(self) -> set[tuple[str, str]]:
+        """The models and versions that were given up."""
+        given_up = sa.select(PINS.c.model, PINS.c.key).where(PINS.c.name == RETIRED)
+        return {(row.model, row.key) for row in self._read(given_up)}
+
+    def pinned_digests(self) -> set[str]:
+        """Whatever is pinned, under whatever name, and the keys that it is pinned under: digests among them."""
+        return {str(text) for row in self._read(sa.select(PINS.c.digest, PINS.c.key)) for text in row}
 
     def pin(self, model: str, name: str, key: str, digest: str) -> str:
         """Fix a digest under a name and a key for good; returns that of whoever came first."""

@@ -7,11 +7,11 @@ the import of dvc; moving bytes goes through dvc's own code.
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components import commits, manifest, objects, process
 from components.errors import AtelierError
@@ -253,6 +253,30 @@ class Archive:
             remote = repo.cloud.get_remote_odb()
             return manifest.parse(remote.fs.cat_file(remote.oid_to_path(name)), name)
 
+    def drop(self, pointers: Sequence[Path]) -> None:
+        """Remove what those pointer files name from the remote, but for what any other pointer names too.
+
+        The objects go first, a folder's manifest after them and its pointer last: one that was cut off is done again.
+        An `AtelierError` where a pointer that stays cannot be read: nothing is removed then.
+        """
+        going = set(pointers)
+        with self._one_writer(), self._repository() as repo:
+            remote = repo.cloud.get_remote_odb()
+            needed = set[str]()
+            for pointer in sorted(self.root.glob("*/*.dvc")):
+                if pointer not in going:
+                    name = manifest.pointer_md5(pointer)
+                    needed |= {name, *_named(remote, name, lost=False)}
+            for pointer in sorted(going):
+                if not pointer.is_file():
+                    continue
+                name = manifest.pointer_md5(pointer)
+                for md5 in sorted({*_named(remote, name, lost=True)} - needed):
+                    _remove(remote, md5)
+                if name not in needed:
+                    _remove(remote, name)
+                pointer.unlink()
+
     def bring(self, pointer: Pointer, to: Path) -> None:
         """The folder back from the remote, whole and verified or not at all; `to` must be absent, empty or equal."""
         if to.is_dir() and digest_of(to) == pointer.digest:
@@ -337,6 +361,50 @@ def _download(repo: "Repo", pointer: Pointer, to: Path) -> None:
             f"the archive does not hold the {pointer.kind} {pointer.digest} whole ({sentence(error)}). Nothing was "
             "restored; bring the remote back from its own backup, or run the recipe again at the version's commit."
         ) from None
+
+
+def _named(remote: Any, name: str, *, lost: bool) -> list[str]:
+    """The objects that a manifest in the remote names; none where it is gone and may be `lost`."""
+    if not name.endswith(".dir"):
+        return []
+    try:
+        return list(manifest.parse(remote.fs.cat_file(remote.oid_to_path(name)), name).values())
+    except FileNotFoundError:
+        if lost:
+            return []
+        raise AtelierError(
+            f"the archive lost the manifest {name} of something that is kept, so that nothing can be removed safely. "
+            "Bring the remote back from its own backup."
+        ) from None
+
+
+def _remove(remote: Any, name: str) -> None:
+    with suppress(FileNotFoundError):
+        remote.fs.rm_file(remote.oid_to_path(name))
+
+
+def unused_cache(project: Path, *, remove: bool, wait_seconds: float = WAIT_SECONDS) -> dict[str, int]:
+    """Objects of DVC's cache of the project, with their bytes, that no pointer names now and the remote holds.
+
+    With `remove` they go. What no remote holds stays, whoever names it: it may be the only copy.
+    """
+
+    def look(repo: "Repo") -> dict[str, int]:
+        cache, remote = repo.cache.local, repo.cloud.get_remote_odb()
+        used = set[str]()
+        for pointer in sorted(project.resolve().rglob("*.dvc")):
+            if pointer.is_file() and ".atelier" not in pointer.parts:
+                name = manifest.pointer_md5(pointer)
+                held = cache if cache.exists(name) else remote
+                used |= {name, *_named(held, name, lost=False)}
+        spare = {name for name in cache.all() if name not in used}
+        found = {name: cache.fs.size(cache.oid_to_path(name)) for name in remote.list_oids_exists(spare)}
+        if remove:
+            for name in found:
+                cache.delete(name)
+        return found
+
+    return with_dvc(project, look, wait_seconds)
 
 
 def _check_out(repo: "Repo", source: str, path: Path, wanted: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from components.ledger import Ledger, Version
 from components.provenance import Signer
 from components.records import Artifact, Beginning, Maker, Package, Registered
 from components.store import Store
-from flows import keys, listing
+from flows import keys, listing, turns
 from flows.workspace import Workspace
 
 
@@ -47,6 +47,11 @@ def package(model: str, place: Workspace) -> Package | None:
 
 def package_version(version: Version, place: Workspace) -> Package:
     """The Bento of a registered version; built and proven where it is not there, its bundle brought back for that."""
+    with turns.using(place.locks):
+        return _package_version(version, place)
+
+
+def _package_version(version: Version, place: Workspace) -> Package:
     store = Store(place.store)
     tag = packaging.find(version, home=place.bentos)
     if tag is not None:

@@ -549,6 +549,29 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def tidy(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this it is only shown.")] = False,
+    keep: Annotated[int, typer.Option(help="So many of each kind stay whatever their age.", min=1)] = 5,
+    older_than: Annotated[str, typer.Option(help="What is younger stays, as in 30d or 12h.")] = "30d",
+    retire: Annotated[bool, typer.Option("--retire", help="Give older versions up for good, bytes and all.")] = False,
+    dvc_cache: Annotated[
+        bool, typer.Option("--dvc-cache", help="Old data out of DVC's cache too, where the remote holds them.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what nobody needs any more, and why the rest stays; remove it with --yes."""
+    from flows import tidy as housekeeping
+
+    place = _enter(Path.cwd())
+    policy = housekeeping.Policy(keep=keep, seconds=housekeeping.age(older_than), retire=retire, dvc_cache=dvc_cache)
+    items = housekeeping.apply(place, policy) if yes else housekeeping.plan(place, policy)
+    if as_json:
+        _print_json(housekeeping.as_json(items, done=yes))
+    else:
+        _console().print(housekeeping.shown(items, done=yes))
+
+
+@app.command()
 def restore(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")],
     to: Annotated[Path, typer.Option(help="The folder to fill; it must be new or empty.")],

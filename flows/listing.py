@@ -20,15 +20,21 @@ def models(place: Workspace) -> dict[str, Any]:
     held, of = ledger.currents(), dict[str, list[Version]]()
     for version in ledger.versions():
         of.setdefault(version.model, []).append(version)
-    return {"schema": 1, "models": [_model(name, held.get(name, {}), mine) for name, mine in sorted(of.items())]}
+    gone = ledger.retired()
+    return {"schema": 1, "models": [_model(name, held.get(name, {}), mine, gone) for name, mine in sorted(of.items())]}
 
 
-def _model(name: str, aliases: dict[Alias, Move], mine: list[Version]) -> dict[str, Any]:
+def _model(name: str, aliases: dict[Alias, Move], mine: list[Version], gone: set[tuple[str, str]]) -> dict[str, Any]:
     pointed: dict[str, Any] = {alias: aliases[alias].version if alias in aliases else None for alias in ALIASES}
-    return {"name": name, "modality": mine[-1].modality, **pointed, "versions": [_version(version) for version in mine]}
+    return {
+        "name": name,
+        "modality": mine[-1].modality,
+        **pointed,
+        "versions": [_version(version, gone) for version in mine],
+    }
 
 
-def _version(version: Version) -> dict[str, Any]:
+def _version(version: Version, gone: set[tuple[str, str]]) -> dict[str, Any]:
     return {
         "version": version.version,
         "family": version.family,
@@ -37,6 +43,7 @@ def _version(version: Version) -> dict[str, Any]:
         "data": version.data,
         "model": version.bundle,
         "run": version.run,
+        "retired": (version.model, version.version) in gone,  # its bytes are gone, and it can get no alias
     }
 
 
@@ -56,7 +63,7 @@ def table(found: dict[str, Any], *, most: int | None = None) -> RenderableType:
             rows.add_row(
                 model["name"],
                 version["version"],
-                ", ".join(aliases),
+                ", ".join(aliases) or ("given up" if version["retired"] else ""),
                 version["family"],
                 version["created"][:16],
                 *short,

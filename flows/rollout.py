@@ -62,7 +62,7 @@ def compute(place: Workspace) -> dict[str, Any]:
     few of its approvals do.
     """
     ledger = Ledger(place.ledger_url)
-    models, number = {}, 0
+    models, number, retired = {}, 0, ledger.retired()
     for model in sorted({version.model for version in ledger.versions()}):
         aliases = ledger.current(model)  # before the versions: one that is registered meanwhile has no alias here
         number = max([number, *(move.generation for move in aliases.values())])
@@ -70,7 +70,8 @@ def compute(place: Workspace) -> dict[str, Any]:
         versions = {
             version.version: version
             for version in ledger.versions(model)
-            if (version.version in named or _stored(version, place)) and _passed(version, ledger)
+            if (version.version in named or ((model, version.version) not in retired and _stored(version, place)))
+            and _passed(version, ledger)
         }
         pointed = {alias: _pointed(ledger, aliases[alias], versions) if alias in aliases else None for alias in ALIASES}
         models[model] = {**pointed, "versions": {name: served(version) for name, version in versions.items()}}
