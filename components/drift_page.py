@@ -60,15 +60,14 @@ def _rates(rates: Sequence[Rate]) -> str:
         )
     rows = [
         [
-            f"{escape(one.name)}<small>{RATES[one.name]}</small>",
+            f"{escape(one.name)}: {_word(one.standing)}<small>{RATES[one.name]}</small>",
             _share(one.before),
             _share(one.now),
             f"{_share(max(0.0, one.rise))}<small>bound {_share(one.bound)}</small>",
-            _word(one.standing),
         ]
         for one in rates
     ]
-    return pages.table(["share of requests", "before", "now", "surely risen by", ""], rows)
+    return pages.table(["share of requests", "before", "now", "surely risen by"], rows)
 
 
 def _feedback(told: Feedback) -> str:
@@ -76,7 +75,8 @@ def _feedback(told: Feedback) -> str:
         return '<p class="dim">Nobody gave a thumb in this window.</p>'
     bound = "" if told.bound is None else f", where the recipe asks for {_share(told.bound)}"
     words = f"{_share(told.share)} of {told.up + told.down:,} thumbs are up, at most {_share(told.high)}{bound}"
-    return f"<p>{words}: {_word(told.standing)}</p>"
+    low = '<span class="failed">too few</span>' if told.standing == "drifted" else _word(told.standing)
+    return f"<p>{words}: {low}</p>"
 
 
 def _columns(title: str, columns: Sequence[Column]) -> str:
