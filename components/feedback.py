@@ -53,7 +53,11 @@ class Pair(Strict):
 
     better: Sample
     worse: Sample
-    time: float
+
+    @property
+    def id(self) -> str:
+        """The same whichever is the better one."""
+        return " ".join(sorted((self.better.id, self.worse.id)))
 
 
 class Set(Strict):
@@ -93,8 +97,9 @@ def write(
         kept = _kept(before, found.judged) if before is not None else []
         rows = [*kept, *_redrawn(found.rejected, bundles, modality, store, lost)]
         pq.write_table(pa.Table.from_pylist(rows, schema=_schema(modality)), draft.directory / REJECTED)
-        pairs = list(dict.fromkeys([*_pairs_before(before), *(pair.model_dump_json() for pair in found.pairs)]))
-        (draft.directory / PAIRS).write_text("".join(f"{line}\n" for line in pairs), encoding="utf-8")
+        pairs = {pair.id: pair for pair in (*_pairs_before(before), *found.pairs)}  # the newest counts
+        lines = "".join(f"{pair.model_dump_json()}\n" for pair in pairs.values())
+        (draft.directory / PAIRS).write_text(lines, encoding="utf-8")
         told = modalities.part(modality, "rows").content_digest
         card = {
             "schema": 1,
@@ -122,9 +127,10 @@ def _kept(before: Path, judged: frozenset[str]) -> list[dict[str, Any]]:
     return [row for row in rows if row["id"] not in judged]
 
 
-def _pairs_before(before: Path | None) -> list[str]:
-    path = None if before is None else before / PAIRS
-    return path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else []
+def _pairs_before(before: Path | None) -> list[Pair]:
+    if before is None:
+        return []
+    return [Pair.model_validate_json(line) for line in (before / PAIRS).read_text(encoding="utf-8").splitlines()]
 
 
 def _redrawn(

@@ -11,7 +11,7 @@ from typing import Any
 from components import feedback, versioning
 from components.errors import AtelierError
 from components.extras import feedback_on
-from components.feedback import Made, Sample, Set
+from components.feedback import Made, Pair, Sample, Set
 from components.ledger import Ledger
 from components.store import Store
 from flows import champions, events, listing
@@ -83,10 +83,30 @@ def read(path: Path, model: str) -> Set:
             'WHERE r.model = ? ORDER BY f.time, f.request, f."index"',
             (model,),
         ).fetchall()
+        chosen = _chosen(base, model)
     return Set(
         rejected=tuple(_sample(row, row["place"], row["time"]) for row in thumbs if row["thumb"] == "down"),
         judged=frozenset(f"{row['id']}:{row['place']}" for row in thumbs),
+        pairs=tuple(chosen),
     )
+
+
+def _chosen(base: sqlite3.Connection, model: str) -> list[Pair]:
+    """The pairs of a model whose requests are both still there; an older journal has none."""
+    if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'preferences'").fetchone():
+        return []
+    asked = {
+        row["id"]: row for row in base.execute(f"SELECT {ASKED} FROM requests r WHERE r.model = ?", (model,)).fetchall()
+    }
+    pairs = base.execute("SELECT * FROM preferences ORDER BY time, pair").fetchall()
+    return [
+        Pair(
+            better=_sample(asked[row["better"]], row["better_index"], row["time"]),
+            worse=_sample(asked[row["worse"]], row["worse_index"], row["time"]),
+        )
+        for row in pairs
+        if row["better"] in asked and row["worse"] in asked
+    ]
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +30,8 @@ CREATE INDEX IF NOT EXISTS requests_time ON requests (time);
 CREATE TABLE IF NOT EXISTS feedback (request TEXT NOT NULL, "index" INTEGER NOT NULL, thumb TEXT NOT NULL, comment TEXT,
   team TEXT NOT NULL, time REAL NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS feedback_sample ON feedback (request, "index");
+CREATE TABLE IF NOT EXISTS preferences (pair TEXT PRIMARY KEY, better TEXT NOT NULL, better_index INTEGER NOT NULL,
+  worse TEXT NOT NULL, worse_index INTEGER NOT NULL, team TEXT NOT NULL, time REAL NOT NULL);
 """
 
 
@@ -60,6 +62,10 @@ class Entry:
 
 class Unknown(Exception):
     """Feedback about a request, or a sample of it, that the journal does not hold for this team."""
+
+
+class Unlike(Exception):
+    """A preference between samples that are none to choose from: of two models, or one sample twice."""
 
 
 class Journal:
@@ -103,17 +109,35 @@ class Journal:
 
         `Unknown` where that request had no such sample, or was another team's; `OSError` where nothing can be written.
         """
+        with self._judged() as base:
+            _model_of(base, request, index, team)
+            row = (request, index, thumb, comment, team, time.time())
+            base.execute("INSERT OR REPLACE INTO feedback VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def preference(self, better: tuple[str, int], worse: tuple[str, int], *, team: str) -> str:
+        """Keep which of two samples someone found better, as `feedback` does; the newest about a pair counts.
+
+        The model that made both is returned; `Unlike` where there is none.
+        """
+        with self._judged() as base:
+            model, other = (_model_of(base, *sample, team) for sample in (better, worse))
+            if model != other or better == worse:
+                raise Unlike
+            pair = " ".join(f"{request}:{index}" for request, index in sorted((better, worse)))
+            row = (pair, *better, *worse, team, time.time())
+            base.execute("INSERT OR REPLACE INTO preferences VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        return model
+
+    @contextmanager
+    def _judged(self) -> Iterator[sqlite3.Connection]:
+        """The database, with all in it that was noted so far, to write a judgement to."""
         if self.path is None:
             raise Unknown
         self.settle()
         try:
             with self._judging, closing(_open(self.path)) as base, base:
                 base.execute("PRAGMA synchronous=FULL")
-                asked = base.execute("SELECT team, samples FROM requests WHERE id = ?", (request,)).fetchone()
-                if asked is None or asked[0] != team or index >= asked[1]:
-                    raise Unknown
-                row = (request, index, thumb, comment, team, time.time())
-                base.execute("INSERT OR REPLACE INTO feedback VALUES (?, ?, ?, ?, ?, ?)", row)
+                yield base
         except sqlite3.Error as error:
             raise OSError(f"the journal {self.path} cannot be written: {error}") from error
 
@@ -189,7 +213,7 @@ class Journal:
                 base.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 if time.time() - self._pruned > PRUNE_SECONDS:
                     self._pruned = time.time()
-                    for table in ("requests", "feedback"):
+                    for table in ("requests", "feedback", "preferences"):
                         base.execute(f"DELETE FROM {table} WHERE time < ?", (time.time() - KEEP_SECONDS,))
             self._trouble = False
         except (sqlite3.Error, OSError) as error:
@@ -200,6 +224,15 @@ class Journal:
                 LOG.error("requests are not written to the journal %s for now: %s", self.path, error)
             self._trouble = True
             self._failed()
+
+
+def _model_of(base: sqlite3.Connection, request: str, index: int, team: str) -> str:
+    """The model that made a sample; `Unknown` where that request had no such one, or was another team's."""
+    asked = base.execute("SELECT team, samples, model FROM requests WHERE id = ?", (request,)).fetchone()
+    if asked is None or asked[0] != team or index >= asked[1]:
+        raise Unknown
+    model: str = asked[2]
+    return model
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Route
 
-from serving import drift, errors, generation, openai, openapi, standing
+from serving import drift, errors, generation, openai, openapi, preferences, standing
 from serving.door import Door
 from serving.errors import Refusal
 from serving.generation import LAST_SEED, MOST_SAMPLES, WHOLE, Samples, parts_of
@@ -163,6 +163,7 @@ def application() -> FastAPI:
         app.add_exception_handler(kind, answer)
     _add(app)
     openai.add(app)
+    preferences.add(app)
     app.add_api_route("/{rest:path}", no_route, methods=EVERY, include_in_schema=False)
     return app
 

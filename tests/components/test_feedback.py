@@ -87,12 +87,14 @@ def test_samples_that_the_journal_forgot_stay_until_there_is_another_thumb(place
 
 
 def test_pairs_have_a_line_each_and_stay_too(place: Place) -> None:
-    one = Pair(better=place.sample(41), worse=place.sample(42), time=1.0)
-    other = Pair(better=place.sample(42), worse=place.sample(44, version="2"), time=2.0)
+    one = Pair(better=place.sample(41), worse=place.sample(42))
+    other = Pair(better=place.sample(42), worse=place.sample(44, version="2"))
+    turned = Pair(better=place.sample(42), worse=place.sample(41))
     first = place.folder(place.write(Set(pairs=(one,))))
-    made = place.write(Set(pairs=(one, other)), before=first)
+    made = place.write(Set(pairs=(other, turned)), before=first)
     lines = (place.folder(made) / "pairs.jsonl").read_text().splitlines()
-    assert [Pair.model_validate_json(line) for line in lines] == [one, other] and made.pairs == 2
+    assert [Pair.model_validate_json(line) for line in lines] == [turned, other], "the newest counts"
+    assert made.pairs == 2
 
 
 @pytest.fixture(scope="module")

@@ -57,3 +57,20 @@ def test_choices_are_kept_and_words_of_callers_are_not(journal: Journal) -> None
 def test_without_a_journal_there_is_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match="there is no journal"):
         feedback.read(tmp_path / "journal.db", "fashion")
+
+
+def test_pairs_of_a_model_are_read_with_what_made_both(journal: Journal) -> None:
+    other = "req-" + "1" * 32
+    journal.preference((ENTRY.id, 1), (other, 0), team="shop")
+    (pair,) = feedback.read(journal.path, "fashion").pairs
+    assert (pair.better.seed, pair.better.version, pair.better.index) == (5, "2", 1)
+    assert (pair.worse.seed, pair.worse.version, pair.worse.request) == (9, "3", other)
+    assert not feedback.read(journal.path, "shoes").pairs
+
+
+def test_a_journal_of_an_older_release_has_thumbs_and_no_pairs(journal: Journal) -> None:
+    journal.feedback(ENTRY.id, 1, "down", None, team="shop")
+    with closing(sqlite3.connect(journal.path)) as base, base:
+        base.execute("DROP TABLE preferences")
+    found = feedback.read(journal.path, "fashion")
+    assert len(found.rejected) == 1 and not found.pairs

@@ -379,6 +379,13 @@ def test_feedback_on_what_another_team_asked_for_is_as_unknown_as_what_nobody_di
     assert team("shop").post("/v1/feedback", json={"request_id": asked, "thumb": "up"}).status_code == 200
 
 
+def test_what_another_team_asked_for_is_no_choice_either(team):
+    theirs, own = (draw(team(name)).headers["X-Request-Id"] for name in ("shop", "lab"))
+    for better, worse in ((theirs, own), (own, theirs)):
+        body = {"better": {"request_id": better}, "worse": {"request_id": worse}}
+        assert team("lab").post("/v1/preferences", json=body).json()["error"]["code"] == "request_not_found"
+
+
 @pytest.mark.parametrize(
     "headers",
     [

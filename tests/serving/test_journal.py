@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from serving import journal as journals
-from serving.journal import Entry, Journal, Unknown
+from serving.journal import Entry, Journal, Unknown, Unlike
 
 ENTRY = Entry(
     id="req-" + "0" * 32, route="/v1/generate", status=200, team="shop", seconds=0.5, model="fashion", version="2",
@@ -82,15 +82,45 @@ def test_what_another_team_asked_for_and_what_nobody_did_are_equally_unknown(jou
         journal.feedback(request_id, index, "up", None, team=team)
 
 
+def test_the_newest_preference_about_a_pair_counts_whichever_way_round(journal):
+    journal.note(ENTRY)
+    journal.note(replace(ENTRY, id="req-" + "1" * 32))
+    one, other = (ENTRY.id, 0), ("req-" + "1" * 32, 1)
+    assert journal.preference(one, other, team="shop") == "fashion"
+    journal.preference(other, one, team="shop")
+    journal.preference((ENTRY.id, 0), (ENTRY.id, 1), team="shop")
+    kept = [
+        (row["better"], row["better_index"], row["worse"], row["worse_index"]) for row in rows(journal, "preferences")
+    ]
+    assert kept == [(*other, *one), (ENTRY.id, 0, ENTRY.id, 1)]
+
+
+def test_only_two_samples_of_one_model_and_one_team_are_a_choice(journal):
+    journal.note(ENTRY)
+    journal.note(replace(ENTRY, id="req-" + "1" * 32, model="shoes"))
+    journal.note(replace(ENTRY, id="req-" + "2" * 32, team="lab"))
+    for other in [("req-" + "1" * 32, 0), (ENTRY.id, 0)]:
+        with pytest.raises(Unlike):
+            journal.preference((ENTRY.id, 0), other, team="shop")
+    for other in [("req-" + "2" * 32, 0), ("req-" + "9" * 32, 0), (ENTRY.id, 2)]:
+        with pytest.raises(Unknown):
+            journal.preference((ENTRY.id, 0), other, team="shop")
+        with pytest.raises(Unknown):
+            journal.preference(other, (ENTRY.id, 0), team="shop")
+    assert not rows(journal, "preferences")
+
+
 def test_what_is_old_is_let_go_with_its_thumbs(journal):
     journal.note(ENTRY)
     journal.feedback(ENTRY.id, 0, "up", None, team="shop")
+    journal.preference((ENTRY.id, 0), (ENTRY.id, 1), team="shop")
     with closing(sqlite3.connect(journal.path)) as base, base:
-        for table in ("requests", "feedback"):
+        for table in ("requests", "feedback", "preferences"):
             base.execute(f"UPDATE {table} SET time = ?", (time.time() - journals.KEEP_SECONDS - 1,))
     journal._pruned = 0.0
     journal.note(replace(ENTRY, id="req-" + "2" * 32))
     assert [row["id"][-1] for row in rows(journal)] == ["2"] and not rows(journal, "feedback")
+    assert not rows(journal, "preferences")
 
 
 def test_a_journal_that_cannot_be_written_is_counted_told_once_and_taken_up_again(journal, failures, caplog):

@@ -403,6 +403,19 @@ def test_feedback_is_kept_for_a_sample_that_was_made_and_for_no_other(client, pa
     assert refusal(client.post("/v1/feedback", json=body | {"thumb": "sideways"}), 400)["param"] == "thumb"
 
 
+def test_a_preference_is_kept_between_two_samples_of_one_model_and_no_others(client):
+    two, one = ask(client, n=2).headers["X-Request-Id"], ask(client).headers["X-Request-Id"]
+    body = {"better": {"request_id": two, "index": 1}, "worse": {"request_id": one, "index": 0}}
+    told = client.post("/v1/preferences", json=body).json()
+    assert told == {"object": "preference", "model": "fashion", **body}
+    for wrong in ({"request_id": two, "index": 2}, {"request_id": "req-" + "0" * 32}):
+        assert refusal(client.post("/v1/preferences", json=body | {"worse": wrong}), 404)["code"] == "request_not_found"
+    assert (
+        refusal(client.post("/v1/preferences", json=body | {"worse": body["better"]}), 400)["code"] == "not_comparable"
+    )
+    assert refusal(client.post("/v1/preferences", json={"better": body["better"]}), 400)["param"] == "worse"
+
+
 def test_metrics_count_by_model_and_version(client):
     ask(client, n=3)
     text = client.get("/metrics").text
