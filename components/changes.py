@@ -86,6 +86,26 @@ def apply(project: Path, change: Change) -> str | None:
     return made
 
 
+def put(project: Path, source: str, folder: Path, *, say: Callable[[str], None]) -> str:
+    """Make the files of a folder those of a source, new or older ones of the same names; its new version.
+
+    The commit is left to the person. The version that was there stays in DVC's cache and in git's history; an
+    `AtelierError` where there is work in it that is saved nowhere.
+    """
+    path = versioning.locate(project, source)
+    with turn(project, say=say):
+        if cut_off(project) is not None:
+            raise AtelierError("an earlier change of the data was cut off. Finish it with `atelier data add` first.")
+        if versioning.is_tracked(project, source):
+            versioning.pull(project, source)
+        elif path.exists():
+            raise AtelierError(f"{source!r} is there, and no DVC pointer names it. Move it away, or take another name.")
+        files = {f"{source}/{name}": folder / name for name in manifest.entries_of(folder)}
+        apply(project, Change(source=source, files=files, message=None, note={}))
+        settle(project)
+    return versioning.version_of(project, source)
+
+
 def _point(root: Path, change: Change, names: Mapping[str, str]) -> tuple[Path, str]:
     """Replace the pointer by one that names the files too, with a note of it; the pointer, and what it said before."""
     tracked = pointer_of(root, change.source)

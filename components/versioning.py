@@ -130,59 +130,6 @@ def pull(project: Path, source: str, *, wait_seconds: float = WAIT_SECONDS) -> N
         )
 
 
-def put(project: Path, source: str, folder: Path, *, wait_seconds: float = WAIT_SECONDS) -> str:
-    """Make a folder's files the source of that name under the pointer above it; its new version is returned.
-
-    The files beside it need not be here. The version that was there stays in DVC's cache and git's history; an
-    `AtelierError` where there is work in it that is saved nowhere. Who keeps the project in git commits the pointer.
-    """
-    path = locate(project, source)
-    root = project.resolve()
-    tracked = tracker(root, path)
-    if tracked is None or not tracked.below or not tracked.md5.endswith(".dir"):
-        raise AtelierError(
-            f"{source!r} lies in no folder that DVC tracks in {project}. Add one with `dvc add data`, and name "
-            "the source inside it."
-        )
-    if _wanted(project, path) is not None:
-        pull(project, source, wait_seconds=wait_seconds)
-    elif path.exists():
-        raise AtelierError(f"{source!r} is there, and no DVC pointer names it. Move it away, or choose another name.")
-    with_dvc(project, lambda repo: _enter(repo, root, tracked, folder), wait_seconds)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        shutil.copytree(folder, aside / "new")
-        if path.exists():
-            path.rename(aside / "old")
-        (aside / "new").rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return version_of(project, source)
-
-
-def _enter(repo: "Repo", root: Path, tracked: Tracked, folder: Path) -> None:
-    """The files of a folder in DVC's cache, the manifest with them in their place, and the pointer to it."""
-    from dvc_data.hashfile.build import build
-    from dvc_data.hashfile.transfer import transfer
-
-    with repo.lock:
-        cache = repo.cache.local
-        staging, meta, tree = build(cache, str(folder), repo.fs, "md5")
-        if failed := transfer(staging, cache, {tree.hash_info}, shallow=False).failed:
-            raise OSError(f"{len(failed)} objects could not be written")
-        entries, prefix = objects.entries(root, manifest.pointer_md5(tracked.pointer)), f"{tracked.below}/"
-        old = tracked.output / tracked.below
-        gone = sum(file.stat().st_size for file in old.rglob("*") if file.is_file()) if old.exists() else 0
-        entries = {name: md5 for name, md5 in entries.items() if not name.startswith(prefix)}
-        entries |= {f"{prefix}{name}": md5 for name, md5 in manifest.entries_of(folder).items()}
-        name = manifest.name_of(entries)
-        write_atomically(Path(cache.oid_to_path(name)), manifest.content_of(entries))
-        size = (manifest.pointer_size(tracked.pointer) or 0) - gone + (meta.size or 0)
-        text = manifest.pointer_text(name, size=size, files=len(entries), path=tracked.output.name)
-        write_atomically(tracked.pointer, text.encode())
-
-
 @dataclass(frozen=True)
 class Archive:
     """A DVC repository without SCM that keeps artifacts in a remote of its own: any process may keep at any time.

@@ -641,7 +641,8 @@ def export(
     place = _enter(Path.cwd())
     from flows import feedback
 
-    made = feedback.export(place, model)
+    shown = _console(stderr=True)
+    made = feedback.export(place, model, say=lambda words: shown.print(words, soft_wrap=True))
     if as_json:
         _print_json(made)
     else:

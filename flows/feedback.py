@@ -3,12 +3,12 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from components import feedback, versioning
+from components import changes, feedback, versioning
 from components.errors import AtelierError
 from components.extras import feedback_on
 from components.feedback import Made, Pair, Sample, Set
@@ -20,7 +20,7 @@ from flows.workspace import Workspace
 ASKED = "r.id, r.version, r.digest, r.seeds, r.controls"
 
 
-def export(place: Workspace, model: str) -> dict[str, Any]:
+def export(place: Workspace, model: str, *, say: Callable[[str], None]) -> dict[str, Any]:
     """Write the set of a model and have DVC keep it; what it came to, in the form of `--json`."""
     listing.only(place, model)
     ledger, store, source = Ledger(place.ledger_url), Store(place.store), feedback_on(model)
@@ -38,16 +38,18 @@ def export(place: Workspace, model: str) -> dict[str, Any]:
         before=before if (before / feedback.REJECTED).is_file() else None,
         store=store,
     )
-    return _kept(place, model, source, made, store)
+    return _kept(place, model, source, made, store, say)
 
 
-def _kept(place: Workspace, model: str, source: str, made: Made, store: Store) -> dict[str, Any]:
+def _kept(
+    place: Workspace, model: str, source: str, made: Made, store: Store, say: Callable[[str], None]
+) -> dict[str, Any]:
     if not made.rejected and not made.pairs:
         raise AtelierError(
             f"there is no feedback on {model} to export{_why_not(made.lost)}. Thumbs come from the playground and from "
             "POST /v1/feedback, pairs from POST /v1/preferences."
         )
-    version = versioning.put(place.project, source, store.path(made.folder))
+    version = changes.put(place.project, source, store.path(made.folder), say=say)
     why = f"feedback: {made.rejected:,} rejected samples and {made.pairs:,} pairs became {source}"
     events.tell(place, "dataset.made", model=model, why=why, facts={"source": source, "version": version})
     told = {"source": source, "version": version, "rejected": made.rejected, "pairs": made.pairs, "lost": made.lost}

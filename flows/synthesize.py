@@ -91,9 +91,9 @@ def write(drawn: Drawn, validated: Validated, maker: Maker, wish: Wish, source: 
 
 @stage("add to DVC", note=lambda source: f"{source.name}, version {source.version[:14]}")
 def keep(made: Artifact, source: str, workspace: Workspace) -> Source:
-    from components import versioning
+    from components import changes, versioning
 
-    version = versioning.put(workspace.project, source, store_of(workspace).path(made))
+    version = changes.put(workspace.project, source, store_of(workspace).path(made), say=console.board().say)
     return Source(name=source, version=version, commit=versioning.commit_of(workspace.project, source))
 
 
