@@ -40,7 +40,10 @@ def retrain(model: str, recipe: str, why: str = "schedule", detail: str = "", ev
         if one is not None and (one.schedule or {}).get("overlap") == "skip":
             return Completed(name=SKIPPED, message=f"a run of {model} is on, and its schedule says overlap: skip")
         _later(mine.id, f"a run of {model} is on")
-    return _run(Path(recipe), cause)
+    state = _run(Path(recipe), cause)
+    if any(run.outcome == runs.AWAY for run in runs.of_flow_run(place, str(mine.id))[:1]):
+        _later(mine.id, "Prefect was away; it goes on from what it had finished")
+    return state
 
 
 def _run(recipe: Path, cause: Cause) -> Any:

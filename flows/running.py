@@ -120,13 +120,14 @@ def _logged(place: Workspace, model: str, path: Path, cause: Cause) -> Iterator[
         with runs.caused(cause):
             yield run
     except BaseException as error:
-        _end(place, run, model, cause, _exit_code(error), " ".join(str(error).split()))
+        code = _exit_code(error)
+        outcome = runs.AWAY if code == 1 and _lost(error) else runs.OUTCOMES.get(code, runs.OUTCOMES[1])
+        _end(place, run, model, cause, code, outcome, " ".join(str(error).split()))
         raise
-    _end(place, run, model, cause, 0, "")
+    _end(place, run, model, cause, 0, runs.OUTCOMES[0], "")
 
 
-def _end(place: Workspace, run: str, model: str, cause: Cause, code: int, words: str) -> None:
-    outcome = runs.OUTCOMES.get(code, runs.OUTCOMES[1])
+def _end(place: Workspace, run: str, model: str, cause: Cause, code: int, outcome: str, words: str) -> None:
     with suppress(AtelierError, OSError):  # a full disk must not hide what the run came to
         runs.end(place, run, exit_code=code, outcome=outcome)
         events.tell(
@@ -199,8 +200,21 @@ def start_api() -> None:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: Prefect's engine may answer it by one of its own."""
-    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
+    """Whether Ctrl-C or SIGTERM is behind an error: Prefect's engine answers either by one of its own."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt)
+        or type(error).__name__ == "TerminationSignal"
+        or _interrupted(error.__context__)
+    )
+
+
+def _lost(error: BaseException | None) -> bool:
+    """Whether a server that does not answer is behind an error; by its name, as httpx is Prefect's to import."""
+    return error is not None and (
+        any(kind.__module__.startswith("httpx") and kind.__name__ == "TransportError" for kind in type(error).__mro__)
+        or _lost(error.__cause__)
+        or _lost(error.__context__)
+    )
 
 
 def _internal(error: Exception) -> AtelierError:

@@ -20,6 +20,7 @@ Why = Literal["by hand", "schedule", "data", "drift", "feedback", "age", "upstre
 OUTCOMES = {
     0: "passed", 1: "internal error", 2: "bad input", 3: "data rejected", 4: "gates failed", 130: "stopped"
 }  # fmt: skip
+AWAY = "Prefect was away"  # the outcome of a run whose server was gone for longer than its client waits
 KILLED = "killed"  # the outcome of a run whose process is gone without a word
 SCHEMA = 1
 WAIT_SECONDS = 30.0  # for another process that writes
@@ -134,8 +135,8 @@ def covering(place: Workspace, model: str, due: datetime) -> Run | None:
 
 
 def is_settled(run: Run) -> bool:
-    """Whether a run came to an end of its own: one that was killed or stopped is gone on with."""
-    return run.ended is not None and run.outcome not in (KILLED, OUTCOMES[130])
+    """Whether a run came to an end of its own: one that was killed or stopped, or lost its server, is gone on with."""
+    return run.ended is not None and run.outcome not in (KILLED, AWAY, OUTCOMES[130])
 
 
 @contextmanager

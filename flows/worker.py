@@ -80,12 +80,10 @@ class Worker:
         self._ticked = time.monotonic()
 
     def health(self) -> dict[str, Any]:
-        """Whether it ticks, and the runner asks Prefect for what is due."""
+        """Whether it ticks. A Prefect that does not answer is among its errors: what else it does, it does still."""
         age = None if self._ticked is None else time.monotonic() - self._ticked
-        return {
-            "well": age is not None and age < HANGING_SECONDS and self.runner.running,
-            "errors": self.status["errors"],
-        }
+        errors = dict(self.status["errors"]) | ({} if self.runner.running else {"runner": "it waits for Prefect"})
+        return {"well": age is not None and age < HANGING_SECONDS, "errors": errors}
 
     def _give_way(self) -> None:
         """Close the starts that were missed and are not made up for, before any process is started for them."""

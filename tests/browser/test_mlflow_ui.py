@@ -155,13 +155,15 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         register(place, makes, (0, 1))
         stranger = makes.client.create_model_version(MODEL, (place.root / "elsewhere").as_uri())
         assert str(stranger.version) == "3"
-        mlflow, controller, endpoints, nobody = free_ports(4)
+        mlflow, controller, endpoints, worker, nobody = free_ports(5)
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))
         }
         environment |= {"ATELIER_WORKSPACE": str(place.root)}
         environment["PREFECT_API_URL"] = f"http://127.0.0.1:{nobody}/api"  # nothing here runs a flow: start none
-        ports = {"--mlflow-port": mlflow, "--controller-port": controller, "--port": endpoints}
+        ports = {
+            "--mlflow-port": mlflow, "--controller-port": controller, "--port": endpoints, "--worker-port": worker
+        }  # fmt: skip
         command = [str(Path(sys.executable).with_name("atelier")), "up"]
         command += [str(part) for pair in ports.items() for part in pair]
         said = (place.root / "up.log").open("wb")

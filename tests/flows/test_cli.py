@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -177,6 +178,23 @@ def test_ctrl_c_is_seen_behind_the_error_that_prefect_makes_of_it(monkeypatch: p
     monkeypatch.setattr(running.workspace, "find", stop)
     with pytest.raises(KeyboardInterrupt):
         running.run(Path("any.yaml"), (), Console())
+
+
+def test_what_ended_a_run_from_outside_is_told_from_what_it_came_to() -> None:
+    from prefect.exceptions import TerminationSignal
+
+    def behind(cause: BaseException) -> Exception:
+        try:
+            try:
+                raise cause
+            finally:
+                raise RuntimeError("the engine ended")
+        except RuntimeError as error:
+            return error
+
+    gone, stopped, ours = (behind(e) for e in (httpx.ConnectError("refused"), TerminationSignal(15), KeyError("x")))
+    assert [running._exit_code(error) for error in (gone, stopped, ours)] == [1, 130, 1]
+    assert [running._lost(error) for error in (gone, stopped, ours)] == [True, False, False]
 
 
 def test_a_stage_that_fails_is_shown_as_failed(tmp_path: Path) -> None:

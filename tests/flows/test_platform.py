@@ -302,7 +302,7 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
 def test_up_serves_what_is_moved_in_mlflow_restarts_what_dies_and_leaves_nothing(place: Workspace) -> None:
     stock(place, 3)
     ports = free_ports(5)
-    names = ("--mlflow-port", "--prefect-port", "--controller-port", "--port")
+    names = ("--mlflow-port", "--prefect-port", "--controller-port", "--port", "--worker-port")
     options = [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]
     environment = {**os.environ, "ATELIER_WORKSPACE": str(place.root)}
     command = [sys.executable, "-c", "from flows.cli import main; main()", "up", *options]

@@ -77,7 +77,7 @@ def test_a_run_covers_what_had_happened_when_it_took_its_turn(place: Workspace) 
     assert runs.covering(place, "toy", datetime.now(UTC)) is None and runs.covering(place, "other", before) is None
     runs.end(place, waits, exit_code=4)
     assert runs.covering(place, "toy", before) is not None, "what failed has read it all the same"
-    for outcome in ("killed", "stopped"):
+    for outcome in ("killed", "stopped", runs.AWAY):
         run = runs.begin(place, model=outcome, recipe="toy.yaml", why="data")
         runs.start(place, run)
         runs.end(place, run, exit_code=137, outcome=outcome)
