@@ -98,12 +98,13 @@ def apply(place: Workspace, paths: Sequence[Path]) -> dict[str, Any]:
     wanted: dict[str, tuple[Path, Recipe]] = {}
     for path in paths:
         recipe = recipes.load(path)
-        if recipe.model in wanted:
+        if recipe.model in wanted and asks(recipe) and asks(wanted[recipe.model][1]):
             raise AtelierError(
                 f"{path} and {wanted[recipe.model][0]} are both recipes of {recipe.model}, and a model has one "
                 "schedule. Name the one that is meant, as in `atelier schedule apply RECIPE`."
             )
-        wanted[recipe.model] = (path, recipe)
+        if recipe.model not in wanted or asks(recipe):
+            wanted[recipe.model] = (path, recipe)
     asking = {model: pair for model, pair in wanted.items() if asks(pair[1])}
     gone = [
         model for model, one in before.items()

@@ -47,6 +47,7 @@ class Worker:
         self.status: dict[str, Any] = {"pid": os.getpid(), "since": _now(), "errors": {}, "actions": []}
         self._resumption = Resumption()
         self._alive: datetime | None = None
+        self._missed = True  # there may be starts that nobody has looked at
         self._slow = self._paged = -PAGE_SECONDS
         self._ticked: float | None = None
 
@@ -54,10 +55,12 @@ class Worker:
         """Everything that is due now. What fails is told once, and tried again at the next."""
         with self._told("heartbeat"):
             alive = heartbeat.beat(self.place, self.status)
-            gap, self._alive = alive != self._alive, alive
-            if gap:
-                with self._told("late starts"):
-                    self._give_way()
+            self._missed = self._missed or alive != self._alive
+            self._alive = alive
+        with self._told("late starts"):
+            if self._missed:
+                self._give_way()
+                self._missed = False
         with self._told("schedules"):
             known = schedules.applied(self.place)
             self.runner.serve({UUID(i): one.model for one in known.values() for i in one.deployments.values()})

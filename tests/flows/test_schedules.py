@@ -12,11 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from components.errors import AtelierError
 from flows import events, runs, schedules
 from flows.schedules import Applied
-from tests.flows.clockwork import ROOT, Clockwork, applied, delay, make_project, settled, survive, trigger
+from flows.workspace import Workspace
+from tests.flows.clockwork import RECIPE, ROOT, Clockwork, applied, delay, make_project, settled, survive, trigger
 
 ONE = Applied(
     model="words", recipe="words.yaml", source="data/words", schedule=None, upstream=("base",), since="2026-01-01",
@@ -30,6 +32,20 @@ def test_what_a_recipe_asks_for_says_which_events_start_it() -> None:
     own = schedules._automations(ONE, "0" * 32)["own"]
     assert own.trigger.expect == {"atelier.data.changed", "atelier.feedback.low"}
     assert own.trigger.within == own.actions[0].schedule_after, "what comes meanwhile is in what the run reads"
+
+
+def test_a_model_has_one_schedule_and_recipes_that_ask_for_nothing_need_no_prefect(tmp_path: Path) -> None:
+    place = Workspace(tmp_path, tmp_path / "workspace")
+    paths = [tmp_path / name for name in ("plain.yaml", "nightly.yaml", "hourly.yaml")]
+    for path, more in zip(paths, ("", 'schedule: {cron: "0 3 * * *"}\n', "schedule: {every: 1h}\n"), strict=True):
+        path.write_text(RECIPE + more)
+    assert schedules.apply(place, paths[:1]) == {"schema": 1, "made": [], "kept": [], "removed": []}
+    with pytest.raises(AtelierError, match=r"hourly\.yaml and .*nightly\.yaml are both recipes of words"):
+        schedules.apply(place, paths)
+    away = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
+    with away, pytest.raises(AtelierError, match=r"Prefect does not take it: .*refused"):
+        schedules.apply(place, paths[:2])
+    assert schedules.applied(place) == {}
 
 
 @pytest.fixture(scope="module")
