@@ -247,3 +247,19 @@ def test_what_lies_behind_the_end_of_a_sound_counts_nowhere(reference: metrics.R
     noisy = Waves(short.samples.clone(), short.lengths)
     noisy.samples[:, 2000:] = 1.0
     assert reference.measure(short) == reference.measure(noisy)
+
+
+def test_where_a_sound_stands_tells_a_copy_and_what_is_unlike_any(reference: metrics.Reference, good: Waves) -> None:
+    copied = reference.placed(reference.train.batch(torch.arange(5)))
+    assert copied.alone_N.max() < 0.01 and copied.far_N.max() < 0.01
+    noise = changed(good, torch.randn(good.samples.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
+    real = reference.placed(reference.real(40))
+    assert reference.placed(noise).far_N.min() > real.far_N.max()
+
+
+def test_sounds_like_rejected_ones_are_told_from_real_ones(reference: metrics.Reference, good: Waves) -> None:
+    noise = changed(good, torch.randn(good.samples.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
+    half = len(noise) // 2
+    bad, others = noise.rows(slice(half)), noise.rows(slice(half, None))
+    assert reference.like_rejected(others, bad) > 0.95
+    assert reference.like_rejected(good, bad) < 0.05 and reference.like_rejected(None, bad) < 0.05

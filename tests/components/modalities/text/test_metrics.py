@@ -222,3 +222,10 @@ def test_the_frontier_is_one_of_equals_and_none_of_strangers() -> None:
     assert mauve.frontier(draws[0], draws[0]) == pytest.approx(1, abs=1e-3)
     assert 0.7 < mauve.frontier(draws[0], draws[1]) < 1
     assert mauve.frontier(draws[0], draws[2] + 10) < 0.05
+
+
+def test_where_a_text_stands_tells_a_copy_and_what_is_unlike_any(reference: metrics.Reference) -> None:
+    placed = reference.placed(tokens(story(3)[100:300], story(200)[:200], "qzx jvk wpf " * 16))
+    assert placed.alone_N.tolist() == [0.0, 1.0, 1.0]
+    real = reference.placed(reference.real(40))
+    assert placed.far_N[1] < real.far_N.max() < placed.far_N[2] and real.alone_N.min() > metrics.COPIED
