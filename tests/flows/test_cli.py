@@ -26,7 +26,9 @@ HEAVY = ("torch", "prefect", "mlflow", "great_expectations", "dvc", "bentoml", "
 
 
 def atelier(*arguments: str, at: Path = ROOT, root: Path | str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ATELIER_WORKSPACE": str(root), "COLUMNS": "200"}
+    # MLflow writes its tracking URI into the environment of whoever sets it, as a test before may have.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    environment = {**kept, "ATELIER_WORKSPACE": str(root), "COLUMNS": "200"}
     return subprocess.run(
         [str(ATELIER), *arguments], cwd=at, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
