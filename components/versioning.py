@@ -156,7 +156,9 @@ class Archive:
             write_atomically(self.root / artifact.kind / f"{bare}.dvc", text.encode())
         return Pointer(kind=artifact.kind, digest=artifact.digest, dvc=f"md5:{name}")
 
-    def keep_source(self, project: Path, source: str, *, version: str, store: Store | None = None) -> Pointer:
+    def keep_source(
+        self, project: Path, source: str, *, version: str, store: Store | None = None, kind: str = "data"
+    ) -> Pointer:
         """Keep the raw files of a source as they were ingested; an `AtelierError` where they are no longer to be had.
 
         Those of a URL are taken from the store, where they were fetched to. Where the data went on meanwhile, those of
@@ -165,11 +167,11 @@ class Archive:
         if is_url(source):
             assert store is not None, "what was fetched lies in a store"
             fetched = Artifact(kind="source", digest=version)
-            return self.keep(Artifact(kind="data", digest=version), store.path(fetched))
+            return self.keep(Artifact(kind=kind, digest=version), store.path(fetched))
         if (found := version_of(project, source)) != version:
             earlier = _earlier(project, source, version)
             if earlier is not None and not objects.fetch(project, set(earlier.values())):
-                return self._keep_earlier(project, earlier)
+                return self._keep_earlier(project, earlier, kind)
             raise AtelierError(
                 f"the source {source!r} changed while the run was on it: it is {found} now, but {version} was read. "
                 "Run the recipe again."
@@ -178,7 +180,7 @@ class Archive:
             path = locate(project, source)
             if path.is_file():  # DVC keeps folders here, so a single file goes in one of its own
                 path = Path(shutil.copy(path, aside)).parent
-            kept = self.keep(Artifact(kind="data", digest=digest_of(path)), path)
+            kept = self.keep(Artifact(kind=kind, digest=digest_of(path)), path)
         if version.endswith(".dir") and kept.dvc != version:
             raise AtelierError(
                 f"the files of {source!r} are no longer what its .dvc pointer names ({kept.dvc} instead of {version}). "
@@ -186,12 +188,12 @@ class Archive:
             )
         return kept
 
-    def _keep_earlier(self, project: Path, earlier: Mapping[str, str]) -> Pointer:
+    def _keep_earlier(self, project: Path, earlier: Mapping[str, str], kind: str) -> Pointer:
         """Keep files that DVC's cache holds."""
         self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.root) as aside:
             objects.place(project, earlier, Path(aside))
-            return self.keep(Artifact(kind="data", digest=digest_of(Path(aside))), Path(aside))
+            return self.keep(Artifact(kind=kind, digest=digest_of(Path(aside))), Path(aside))
 
     def manifest(self, pointer: Pointer) -> dict[str, str]:
         """The md5 of each file of a kept folder, without bringing any."""

@@ -505,8 +505,12 @@ def archive(shards: Shards, winner: Verdict, workspace: Workspace) -> tuple[Poin
     dataset = shards.validated.dataset
     data = kept.keep_source(workspace.project, dataset.source, version=dataset.version, store=store_of(workspace))
     more = [
-        kept.keep_source(workspace.project, one.source, version=one.version, store=store_of(workspace)).model_copy(
-            update={"kind": f"more-{one.source.rpartition('/')[2]}"}  # where `restore` puts it
+        kept.keep_source(
+            workspace.project,
+            one.source,
+            version=one.version,
+            store=store_of(workspace),
+            kind=f"more-{one.source.rpartition('/')[2]}",  # where `restore` puts it
         )
         for one in dataset.more
     ]

@@ -368,3 +368,13 @@ class held:
 
     def __exit__(self, *error: object) -> None:
         self.stream.close()
+
+
+def test_a_source_that_is_kept_as_another_kind_has_a_pointer_of_its_own(project: Path, tmp_path: Path) -> None:
+    versioning.pull(project, "data/a")
+    archive, version = Archive(tmp_path / "archive"), versioning.version_of(project, "data/a")
+    one, other = (archive.keep_source(project, "data/a", version=version, kind=kind) for kind in ("data", "more-a"))
+    assert (other.kind, other.dvc, other.digest) == ("more-a", one.dvc, one.digest)
+    archive.drop([archive.root / "data" / f"{one.digest.removeprefix('sha256:')}.dvc"])
+    archive.bring(other, tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(project / "data/a")
