@@ -132,6 +132,11 @@ def _earlier(clockwork: Clockwork, minutes: int) -> int:
     mine = """deployment_id IN (SELECT id FROM deployment WHERE name = 'words') AND state_type = 'SCHEDULED'"""
     with _base(clockwork) as base, base:
         base.execute(f"UPDATE flow_run SET {moved} WHERE {mine}")
+        base.execute(
+            f"""UPDATE flow_run_state SET state_details = json_set(state_details, '$.scheduled_time',
+              strftime('%Y-%m-%dT%H:%M:%SZ', json_extract(state_details, '$.scheduled_time'), '-{minutes} minutes'))
+              WHERE type = 'SCHEDULED' AND flow_run_id IN (SELECT id FROM flow_run WHERE {mine})"""
+        )
         due = f"SELECT count(*) FROM flow_run WHERE {mine} AND next_scheduled_start_time <= datetime('now')"
         return int(base.execute(due).fetchone()[0])
 
