@@ -78,7 +78,7 @@ def _clock(clockwork: Clockwork, rule: str) -> None:
     its scheduler plans them anew unless they are there.
     """
     clockwork.schedule(schedule=f"{{every: {EVERY}m, catch_up: {rule}}}")
-    planned = clockwork.wait(lambda: _planned(clockwork), seconds=90, what="plans")
+    planned = clockwork.wait(lambda: _planned(clockwork, only="SCHEDULED"), seconds=90, what="plans")
     clockwork.kill("worker")  # it would start what is due while the plans are moved
     before = len(settled(clockwork.runs()))
     passed = _earlier(clockwork, HOUR)
@@ -115,12 +115,12 @@ def _base(clockwork: Clockwork) -> Any:
     return closing(sqlite3.connect(clockwork.place.prefect / "prefect.db", timeout=30))
 
 
-def _planned(clockwork: Clockwork) -> list[str]:
-    """The keys of the starts of the model that Prefect has planned, made or not."""
+def _planned(clockwork: Clockwork, *, only: str = "") -> list[str]:
+    """The keys of the starts of the model that Prefect has planned, made or not; or `only` those in a state."""
     query = """SELECT idempotency_key FROM flow_run JOIN deployment ON deployment.id = flow_run.deployment_id
-      WHERE deployment.name = 'words' AND auto_scheduled = 1"""
+      WHERE deployment.name = 'words' AND auto_scheduled = 1 AND state_type LIKE ?"""
     with _base(clockwork) as base:
-        return [key for (key,) in base.execute(query)]
+        return [key for (key,) in base.execute(query, (only or "%",))]
 
 
 def _earlier(clockwork: Clockwork, minutes: int) -> int:
