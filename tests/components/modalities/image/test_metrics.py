@@ -40,7 +40,8 @@ def reference() -> metrics.Reference:
 
 def test_every_metric_has_a_direction_and_a_value(reference: metrics.Reference) -> None:
     bars = Bars(64, seed=2)
-    generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED, *metrics.OF_CODES, *metrics.OF_INSPECTION}
+    asked_apart = {*metrics.OF_INSPECTION, *metrics.OF_FEEDBACK}
+    generative = metrics.DIRECTIONS.keys() - {*metrics.OF_RESTORED, *metrics.OF_CODES} - asked_apart
     assert reference.measure(Images(bars.pixels, bars.labels)).keys() == generative
     assert reference.measure(Images(bars.pixels)).keys() == generative - {*metrics.OF_LABELS}
     assert reference.floor().keys() == generative - {"cas", "augmentation_gain", "nearer_train"}
@@ -166,7 +167,8 @@ def test_restored_pictures_are_held_against_their_own_originals(restoring: metri
     assert found["near"]["psnr"] == pytest.approx(40, abs=0.01)
     assert found["near"]["ssim"] > 0.9
     assert max(found["given"]["psnr"], found["of another row"]["psnr"]) < 15
-    others = {*metrics.OF_LABELS, *metrics.OF_CODES, *metrics.OF_INSPECTION, "nearer_train"}
+    asked_apart = {*metrics.OF_INSPECTION, *metrics.OF_FEEDBACK}
+    others = {*metrics.OF_LABELS, *metrics.OF_CODES, *asked_apart, "nearer_train"}
     assert found["exact"].keys() == metrics.DIRECTIONS.keys() - others
 
 
