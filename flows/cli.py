@@ -1,12 +1,10 @@
 """The command `atelier`: typer and rich at the top, everything heavier inside the command that needs it."""
 
 import json
-import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,7 +100,7 @@ def run(
 
     caching.freeze()
     shown = _console(stderr=as_json)
-    with _quiet_output() if as_json else nullcontext():
+    with console.quiet_output() if as_json else nullcontext():
         results = [running.run(_recipe(path), tuple(settings or ()), shown, debug=_debugging()) for path in recipes]
     if as_json:
         summaries = [result.summary for result in results]
@@ -123,7 +121,7 @@ def explain(
     """Say what a run would do, stage by stage, and what changed since the last one, without doing it."""
     from flows import running
 
-    with _quiet_output() if as_json else nullcontext():
+    with console.quiet_output() if as_json else nullcontext():
         plan = running.explain(_recipe(recipe), tuple(settings or ()), debug=_debugging())
     if as_json:
         _print_json({"schema": 1, "recipe": str(recipe), "stages": plan.as_json()})
@@ -458,7 +456,7 @@ def apply_schedules(
     from flows import schedules
 
     paths = [_recipe(path) for path in recipes] if recipes else sorted(Path("flows/recipes").glob("*.yaml"))
-    with _quiet_output() if as_json else nullcontext():
+    with console.quiet_output() if as_json else nullcontext():
         told = schedules.apply(place, paths)
     if as_json:
         _print_json(told)
@@ -478,7 +476,7 @@ def list_schedules(as_json: AsJson = False) -> None:
     place = _enter(Path.cwd())
     from flows import schedules
 
-    with _quiet_output() if as_json else nullcontext():
+    with console.quiet_output() if as_json else nullcontext():
         found = schedules.listed(place)
     if as_json:
         _print_json(found)
@@ -623,7 +621,7 @@ def synthesize(
             raise AtelierError(f"--control {control!r} is not of the form name=value, as in truncation=0.8")
         given[key] = yaml.safe_load(value)
     wish = Wish(rows=rows, seed=seed, labels=tuple(labels.split(",") if labels else ()), controls=given)
-    with _quiet_output() if as_json else nullcontext():
+    with console.quiet_output() if as_json else nullcontext():
         path = None if recipe is None else _recipe(recipe)
         made = synthesizing.run(place, model, wish, name=name, path=path, shown=_console(stderr=as_json))
     if as_json:
@@ -683,20 +681,6 @@ def _tell(promoted: "Promoted", *, as_json: bool) -> None:
 
 def _debugging() -> bool:
     return "--debug" in sys.argv[1:]
-
-
-@contextmanager
-def _quiet_output() -> Iterator[None]:
-    """Send what vendors and their child processes print to standard error: a program reads standard output."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _enter(start: Path) -> workspace.Workspace:

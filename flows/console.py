@@ -1,5 +1,7 @@
 """What a person sees while a flow runs: a line per stage, with a moving bar for those that take a while."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,3 +135,17 @@ def showing(board: Board) -> Iterator[Board]:
         yield board
     finally:
         _board.reset(token)
+
+
+@contextmanager
+def quiet_output() -> Iterator[None]:
+    """Send what vendors and their child processes print to standard error: a program reads standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

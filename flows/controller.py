@@ -23,9 +23,9 @@ from pydantic import JsonValue
 from components import display
 from components.errors import AtelierError
 from components.ledger import ALIASES, Alias, Display, Ledger, LedgerUnusable, Superseded, Version
-from components.process import locked
 from components.store import write_atomically
 from flows import events, webhook, workspace
+from flows.alone import only
 from flows.webhook import Inbox, Receiver
 from flows.workspace import Workspace
 
@@ -247,7 +247,7 @@ def run(place: Workspace, *, every: float, port: int, server: str | None) -> Non
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    with _alone(place):
+    with only(place, "controller"):
         shared = webhook.secret(place, "webhook.secret")
         controller, inbox = Controller(place), Inbox(shared)
         controller.status["webhook"] = inbox.counts
@@ -259,22 +259,6 @@ def run(place: Workspace, *, every: float, port: int, server: str | None) -> Non
                 wake.clear()
                 controller.poll()
                 wake.wait(every)
-
-
-@contextmanager
-def _alone(place: Workspace) -> Iterator[None]:
-    place.locks.mkdir(parents=True, exist_ok=True)
-    with (place.locks / "@controller.lock").open("a+") as lock:
-        if not locked(lock.fileno()):
-            lock.seek(0)
-            raise AtelierError(
-                f"the workspace {place.root} has a controller already, process {lock.read().strip()}. One is enough; "
-                "stop that one first, or leave it to `atelier up`."
-            )
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def _ours(shown: dict[str, str]) -> dict[Alias, str]:

@@ -1,10 +1,8 @@
 """The commands `atelier data ...`: typer at the top, everything heavier inside the command that needs it."""
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from flows import workspace
+from flows import console, workspace
 from flows.workspace import Workspace
 
 app = typer.Typer(help="The data in motion: what they are, how they change, what no run may use.", no_args_is_help=True)
@@ -48,9 +46,9 @@ def add(
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Show what differs from data.dvc, what is in no remote yet, and how much is excluded."""
-    from flows import data_standing
+    from flows import data_versions
 
-    _answer(data_standing.status, data_standing.shown_status, as_json=as_json)
+    _answer(data_versions.status, data_versions.shown_status, as_json=as_json)
 
 
 @app.command()
@@ -60,9 +58,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare the data of two commits, file by file and in numbers, without bringing them."""
-    from flows import data_standing
+    from flows import data_versions
 
-    _answer(lambda place: data_standing.diff(place, old, new), data_standing.shown_diff, as_json=as_json)
+    _answer(lambda place: data_versions.diff(place, old, new), data_versions.shown_diff, as_json=as_json)
 
 
 @app.command()
@@ -71,9 +69,9 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """List the commits that changed the data, how, and which versions were trained on each."""
-    from flows import data_standing
+    from flows import data_versions
 
-    _answer(lambda place: data_standing.history(place, limit=limit), data_standing.shown_history, as_json=as_json)
+    _answer(lambda place: data_versions.history(place, limit=limit), data_versions.shown_history, as_json=as_json)
 
 
 @app.command()
@@ -82,12 +80,12 @@ def pull(
     as_json: AsJson = False,
 ) -> None:
     """Bring data here as data.dvc names them, from whichever remote has them."""
-    from flows import data_standing
+    from flows import data_versions
 
     def show(told: dict[str, Any]) -> RenderableType:
         return "\n".join(f"[green]+[/green] {name}  [dim]{version}[/dim]" for name, version in told["pulled"].items())
 
-    _answer(lambda place: data_standing.pull(place, sources or []), show, as_json=as_json)
+    _answer(lambda place: data_versions.pull(place, sources or []), show, as_json=as_json)
 
 
 @app.command()
@@ -96,12 +94,12 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Bring the data into the default DVC remote, for others to pull."""
-    from flows import data_standing
+    from flows import data_versions
 
     def show(told: dict[str, Any]) -> RenderableType:
         return f"[green]+[/green] {told['pushed']:,} objects came into {told['remote']}; {told['there']:,} are there"
 
-    _answer(lambda place: data_standing.push(place, everything=everything), show, as_json=as_json)
+    _answer(lambda place: data_versions.push(place, everything=everything), show, as_json=as_json)
 
 
 @app.command()
@@ -165,27 +163,13 @@ def _answer(
 ) -> None:
     place = workspace.find(Path.cwd())
     workspace.enter(place, debug="--debug" in sys.argv[1:])
-    with _quiet():
+    with console.quiet_output():
         told = act(place)
     if as_json:
         sys.stdout.write(json.dumps(told, indent=2) + "\n")
         sys.stdout.flush()
     else:
         Console(width=None if sys.stdout.isatty() else 120).print(show(told))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Send what vendors print to standard error: standard output is the answer's."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _say(words: str) -> None:

@@ -4,14 +4,11 @@ A file of JSON lines for each month, one event a line, is the truth. Prefect is 
 as soon as it answers: at least once, under the event's own id, by which it knows what it was told before.
 """
 
-import base64
 import fcntl
 import json
 import os
-import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -20,9 +17,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import JsonValue
 
-from components.process import locked
 from components.store import write_atomically
-from flows import workspace
+from flows import prefect_api
+from flows.alone import alone
 from flows.workspace import Workspace
 
 Kind = Literal[
@@ -84,10 +81,10 @@ def forward(place: Workspace) -> int:
 
     One process does so at a time; another that asks meanwhile leaves it to that one.
     """
-    url, told = _prefect(place), 0
+    url, told = os.environ.get("PREFECT_API_URL") or prefect_api.here(place), 0
     if url is None:
         return 0
-    with _alone(place) as mine:
+    with alone(place, "events") as mine:
         if not mine:
             return 0
         cursor = _cursor(place)
@@ -172,21 +169,10 @@ def _cursor(place: Workspace) -> dict[str, int]:
         return {}
 
 
-def _prefect(place: Workspace) -> str | None:
-    own = os.environ.get("PREFECT_API_URL")
-    up = ((workspace.servers(place) or {}).get("parts", {}).get("prefect") or {}).get("url")
-    return own or (f"{up}/api" if up else None)
-
-
 def _sent(url: str, events: Sequence[Event]) -> bool:
-    request = urllib.request.Request(
-        f"{url.rstrip('/')}/events",
-        data=json.dumps([_for_prefect(event) for event in events]).encode(),
-        headers={"Content-Type": "application/json", **_authorization()},
-    )
-    local = [urllib.request.ProxyHandler({})] if "//127.0.0.1" in url or "//localhost" in url else []
+    told = [_for_prefect(event) for event in events]
     try:
-        with urllib.request.build_opener(*local).open(request, timeout=ANSWER_SECONDS) as answer:
+        with prefect_api.post(f"{url.rstrip('/')}/events", told, seconds=ANSWER_SECONDS) as answer:
             return bool(answer.status < 300)
     except (OSError, ValueError, HTTPException):
         return False
@@ -200,22 +186,6 @@ def _for_prefect(event: Event) -> dict[str, Any]:
         "resource": {"prefect.resource.id": f"atelier.model.{event.model}", "prefect.resource.name": event.model},
         "payload": {"model": event.model, "kind": event.kind, "why": event.why, "facts": dict(event.facts)},
     }
-
-
-def _authorization() -> dict[str, str]:
-    """As Prefect's own client would send it."""
-    if key := os.environ.get("PREFECT_API_KEY"):
-        return {"Authorization": f"Bearer {key}"}
-    if pair := os.environ.get("PREFECT_API_AUTH_STRING"):
-        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-    return {}
-
-
-@contextmanager
-def _alone(place: Workspace) -> Iterator[bool]:
-    place.locks.mkdir(parents=True, exist_ok=True)
-    with (place.locks / "@events.lock").open("a") as lock:
-        yield locked(lock.fileno())
 
 
 def _now() -> str:

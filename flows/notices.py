@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from components.notices import VARIABLE, Notify, Topic, masked
-from components.process import locked
 from flows import events, known, runs, webhook, workspace
+from flows.alone import alone
 from flows.events import Event
 from flows.workspace import Workspace
 
@@ -48,7 +48,7 @@ def deliver(place: Workspace, *, say: Callable[[str], None] = lambda words: prin
 
     What is not taken is tried again after a while that doubles, up to an hour, and given up after three days.
     """
-    with _alone(place) as mine:
+    with alone(place, "notices") as mine:
         if not mine:
             return 0
         wanted, troubles = _wanted(place)
@@ -257,10 +257,3 @@ def _open(place: Workspace) -> sqlite3.Connection:
     base.execute("PRAGMA journal_mode = WAL")
     base.executescript(TABLES)
     return base
-
-
-@contextmanager
-def _alone(place: Workspace) -> Iterator[bool]:
-    place.locks.mkdir(parents=True, exist_ok=True)
-    with (place.locks / "@notices.lock").open("a") as lock:
-        yield locked(lock.fileno())

@@ -1,10 +1,8 @@
 """When Prefect will start which deployment next, from its database or its HTTP API: importing it costs two seconds."""
 
-import base64
 import json
 import os
 import sqlite3
-import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from components.errors import AtelierError
+from flows import prefect_api
 from flows.workspace import Workspace
 
 SECONDS = 3.0
@@ -42,7 +41,7 @@ def read(place: Workspace) -> list[Deployed]:
     own = os.environ.get("PREFECT_API_URL")
     path = place.prefect / "prefect.db"
     try:
-        if own and not _is_ours(own, place):
+        if own and own.rstrip("/") != prefect_api.here(place):  # whose database lies in the workspace
             return _asked(own.rstrip("/"))
         if not path.is_file():
             return []
@@ -53,14 +52,6 @@ def read(place: Workspace) -> list[Deployed]:
             ]
     except (OSError, ValueError, LookupError, TypeError, sqlite3.Error, HTTPException) as error:
         raise AtelierError(f"Prefect cannot be read: {' '.join(str(error).split())}") from error
-
-
-def _is_ours(url: str, place: Workspace) -> bool:
-    """Whether that is the server of `atelier up`, whose database lies here."""
-    from flows import workspace
-
-    up = ((workspace.servers(place) or {}).get("parts", {}).get("prefect") or {}).get("url")
-    return up is not None and url.rstrip("/") == f"{up}/api"
 
 
 def _asked(api: str) -> list[Deployed]:
@@ -92,21 +83,9 @@ def _asked(api: str) -> list[Deployed]:
 
 
 def _post(url: str, question: Mapping[str, Any]) -> list[dict[str, Any]]:
-    headers = {"Content-Type": "application/json", **_authorization()}
-    local = [urllib.request.ProxyHandler({})] if "//127.0.0.1" in url or "//localhost" in url else []
-    request = urllib.request.Request(url, data=json.dumps(question).encode(), headers=headers)
-    with urllib.request.build_opener(*local).open(request, timeout=SECONDS) as answer:
+    with prefect_api.post(url, question, seconds=SECONDS) as answer:
         found: list[dict[str, Any]] = json.load(answer)
     return found
-
-
-def _authorization() -> dict[str, str]:
-    """As Prefect's own client would send it."""
-    if key := os.environ.get("PREFECT_API_KEY"):
-        return {"Authorization": f"Bearer {key}"}
-    if pair := os.environ.get("PREFECT_API_AUTH_STRING"):
-        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-    return {}
 
 
 def _utc(time: str | None) -> str | None:

@@ -21,8 +21,8 @@ from typing import Any
 from uuid import UUID
 
 from components.errors import AtelierError
-from components.process import locked
 from flows import events, heartbeat, leash, lookout, notices, runs, schedules, standing, workspace
+from flows.alone import only
 from flows.resumption import MARK, Resumption
 from flows.schedules import RETRAIN, Applied
 from flows.workspace import Workspace
@@ -286,7 +286,7 @@ def run(place: Workspace, *, port: int, limit: int) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with _alone(place):
+    with only(place, "worker"):
         worker = Worker(place, limit=limit)
         server = _serve_health(port, worker.health)
         _say(f"worker of {place.root} on 127.0.0.1:{server.server_port}, {limit} runs at a time")
@@ -342,22 +342,6 @@ def _serve_health(port: int, health: Callable[[], dict[str, Any]]) -> http.serve
         ) from None
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
-
-
-@contextmanager
-def _alone(place: Workspace) -> Iterator[None]:
-    place.locks.mkdir(parents=True, exist_ok=True)
-    with (place.locks / "@worker.lock").open("a+") as lock:
-        if not locked(lock.fileno()):
-            lock.seek(0)
-            raise AtelierError(
-                f"the workspace {place.root} has a worker already, process {lock.read().strip()}. One is enough; stop "
-                "that one first, or leave it to `atelier up`."
-            )
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def _now() -> str:

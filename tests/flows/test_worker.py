@@ -48,5 +48,9 @@ def test_only_what_the_recipe_asks_for_is_lost(place: Workspace) -> None:
 
 
 def test_a_workspace_has_one_worker(place: Workspace) -> None:
-    with worker._alone(place), pytest.raises(AtelierError, match="has a worker already"), worker._alone(place):
+    with (
+        worker.only(place, "worker"),
+        pytest.raises(AtelierError, match="has a worker already"),
+        worker.only(place, "worker"),
+    ):
         pass

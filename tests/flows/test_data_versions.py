@@ -11,7 +11,7 @@ from components import exclusions, manifest, versioning
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.records import Artifact, Check, Scores, Verdict
-from flows import data_adding, data_standing
+from flows import data_adding, data_versions
 from tests.flows.moving import Project, made, picture
 
 
@@ -41,7 +41,7 @@ def mine(project: Project) -> Path:
 
 class TestStatus:
     def test_tells_what_the_remote_lacks_and_that_it_is_read_only(self, project: Project) -> None:
-        told = data_standing.status(project.place)
+        told = data_versions.status(project.place)
         assert told["clean"] and not told["cut_off"] and told["commit"] == project.git("rev-parse", "HEAD")
         (source,) = told["sources"]
         assert (source["source"], source["files"], source["missing"]) == ("data/dots", 62, [])
@@ -53,47 +53,47 @@ class TestStatus:
         (folder / "p01.png").unlink()
         (folder / "p03.png").unlink()
         (folder / "p03.png").write_bytes(picture(901))
-        (source,) = data_standing.status(project.place)["sources"]
+        (source,) = data_versions.status(project.place)["sources"]
         assert (source["added"], source["changed"]) == (["dots/train/odd/mine.png"], ["dots/train/odd/p03.png"])
         assert source["missing"] == ["dots/train/odd/p01.png"]
-        assert not data_standing.status(project.place)["clean"]
+        assert not data_versions.status(project.place)["clean"]
 
     def test_a_source_that_was_never_brought_is_no_difference(self, project: Project) -> None:
         shutil.rmtree(project.root / "data")
-        told = data_standing.status(project.place)
+        told = data_versions.status(project.place)
         assert told["clean"] and told["sources"][0]["here"] is False
 
     def test_counts_what_is_excluded(self, project: Project) -> None:
         one = exclusions.Exclusion(source="data/dots", digest="0" * 64, why="asked for")
         exclusions.write(project.root / exclusions.file_of("data/dots"), [one])
-        assert data_standing.status(project.place)["excluded"] == {"data/dots": 1}
+        assert data_versions.status(project.place)["excluded"] == {"data/dots": 1}
 
 
 class TestDiff:
     def test_of_two_commits_is_told_from_their_manifests_with_the_numbers_of_the_commit(self, project: Project) -> None:
         shutil.rmtree(project.root / "data")
-        (source,) = data_standing.diff(project.place, "HEAD~1", "HEAD")["sources"]
+        (source,) = data_versions.diff(project.place, "HEAD~1", "HEAD")["sources"]
         assert source["added"] == ["train/odd/a.png", "train/odd/b.png"]
         assert not source["removed"] and not source["changed"]
         assert [numbers["rows"] for numbers in source["numbers"]] == [60, 62]
         assert not (project.root / "data").exists()
 
     def test_of_the_last_commit_and_the_pointer_as_it_is(self, project: Project) -> None:
-        assert data_standing.diff(project.place, None, None)["sources"] == []
+        assert data_versions.diff(project.place, None, None)["sources"] == []
         files = project.offer(c=102)
         data_adding.add(project.place, project.recipe, files, to="train/odd", commit=False, say=lambda words: None)
-        (source,) = data_standing.diff(project.place, None, None)["sources"]
+        (source,) = data_versions.diff(project.place, None, None)["sources"]
         assert source["added"] == ["train/odd/c.png"] and source["numbers"][1] is None
 
     def test_backwards_what_came_is_what_goes(self, project: Project) -> None:
-        (source,) = data_standing.diff(project.place, "HEAD", "HEAD~1")["sources"]
+        (source,) = data_versions.diff(project.place, "HEAD", "HEAD~1")["sources"]
         assert source["removed"] == ["train/odd/a.png", "train/odd/b.png"]
         assert [numbers["rows"] for numbers in source["numbers"]] == [62, 60]
 
     @pytest.mark.parametrize("revision", ["no-such", "--output=x", "HEAD~99"])
     def test_what_names_no_commit_is_told(self, project: Project, revision: str) -> None:
         with pytest.raises(AtelierError, match=r"names no commit"):
-            data_standing.diff(project.place, revision, None)
+            data_versions.diff(project.place, revision, None)
 
 
 def registered(project: Project, version: str, commit: str | None) -> None:
@@ -135,42 +135,42 @@ class TestHistory:
         registered(project, "2", second)
         registered(project, "3", project.git("rev-parse", "HEAD"))
         registered(project, "4", f"{second}-dirty")
-        told = data_standing.history(project.place, limit=None)["commits"]
+        told = data_versions.history(project.place, limit=None)["commits"]
         assert [entry["commit"] for entry in told] == [second, first]
         assert [entry["trained"] for entry in told] == [["dots@2", "dots@3"], ["dots@1"]]
         assert told[0]["change"] == "dots: 2 files more, 2 rows more" and told[1]["change"] == "60 added"
-        assert [entry["commit"] for entry in data_standing.history(project.place, limit=1)["commits"]] == [second]
+        assert [entry["commit"] for entry in data_versions.history(project.place, limit=1)["commits"]] == [second]
 
     def test_without_git_there_is_none(self, project: Project) -> None:
         shutil.rmtree(project.root / ".git")
         with pytest.raises(AtelierError, match=r"no git clone"):
-            data_standing.history(project.place, limit=None)
+            data_versions.history(project.place, limit=None)
 
 
 class TestPullAndPush:
     def test_the_starter_remote_is_never_pushed_to(self, project: Project) -> None:
         before = sorted((project.root / "infra/starter").rglob("*"))
         with pytest.raises(AtelierError, match=r"lies in the repository itself.*dvc remote add -d mine"):
-            data_standing.push(project.place, everything=False)
+            data_versions.push(project.place, everything=False)
         assert sorted((project.root / "infra/starter").rglob("*")) == before
 
     def test_a_push_brings_everything_to_the_remote_of_ones_own(self, project: Project) -> None:
         mine(project)
         shutil.rmtree(project.root / "data")
         cached(project, picture(3)).unlink()  # it is in the starter remote alone now
-        told = data_standing.push(project.place, everything=False)
+        told = data_versions.push(project.place, everything=False)
         assert told["pushed"] == told["there"] == 63
-        assert data_standing.push(project.place, everything=False)["pushed"] == 0
-        assert data_standing.status(project.place)["remote"]["lacks"] == 0
-        assert data_standing.push(project.place, everything=True)["pushed"] == 1  # the first commit's manifest
+        assert data_versions.push(project.place, everything=False)["pushed"] == 0
+        assert data_versions.status(project.place)["remote"]["lacks"] == 0
+        assert data_versions.push(project.place, everything=True)["pushed"] == 1  # the first commit's manifest
 
     def test_what_was_pushed_can_be_pulled_by_another_clone(self, project: Project) -> None:
         mine(project)
-        data_standing.push(project.place, everything=False)
+        data_versions.push(project.place, everything=False)
         shutil.rmtree(project.root / "infra/starter")
         shutil.rmtree(project.root / "data")
         shutil.rmtree(project.root / ".dvc/cache")
-        told = data_standing.pull(project.place, ["dots"])
+        told = data_versions.pull(project.place, ["dots"])
         assert len(project.files()) == 62
         assert told["pulled"] == {"data/dots": versioning.version_of(project.root, "data/dots")}
 
@@ -178,7 +178,7 @@ class TestPullAndPush:
         mine(project)  # which is empty
         shutil.rmtree(project.root / "data")
         cached(project, picture(3)).unlink()
-        data_standing.pull(project.place, [])
+        data_versions.pull(project.place, [])
         assert len(project.files()) == 62
 
     def test_what_is_nowhere_is_told_and_nothing_is_pushed(self, project: Project) -> None:
@@ -186,18 +186,18 @@ class TestPullAndPush:
         shutil.rmtree(project.root / "data")
         cached(project, picture(100)).unlink()  # never pushed anywhere
         with pytest.raises(AtelierError, match=r"1 objects .* neither in DVC's cache here nor in a remote"):
-            data_standing.push(project.place, everything=False)
+            data_versions.push(project.place, everything=False)
         assert not remote.exists() or not [path for path in remote.rglob("*") if path.is_file()]
 
     def test_without_a_remote_a_push_says_how_to_add_one(self, project: Project) -> None:
         (project.root / ".dvc/config").write_text("[core]\n    analytics = false\n")
         with pytest.raises(AtelierError, match=r"no default DVC remote"):
-            data_standing.push(project.place, everything=False)
-        assert data_standing.status(project.place)["remote"] is None
+            data_versions.push(project.place, everything=False)
+        assert data_versions.status(project.place)["remote"] is None
 
     def test_an_unknown_source_is_told_with_those_there_are(self, project: Project) -> None:
         with pytest.raises(AtelierError, match=r"'data/dot'.*There are: dots"):
-            data_standing.pull(project.place, ["dot"])
+            data_versions.pull(project.place, ["dot"])
 
 
 def cached(project: Project, content: bytes) -> Path:
