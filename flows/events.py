@@ -23,8 +23,8 @@ from flows.alone import alone
 from flows.workspace import Workspace
 
 Kind = Literal[
-    "data.changed", "drift.found", "feedback.low", "champion.aged", "champion.moved", "alias.reverted", "run.ended",
-    "run.failed", "dataset.made", "row.excluded",
+    "data.changed", "drift.found", "service.drifted", "feedback.low", "champion.aged", "champion.moved",
+    "alias.reverted", "run.ended", "run.failed", "dataset.made", "row.excluded",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
 LONGEST = 1000  # of a reason, in characters

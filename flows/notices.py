@@ -97,7 +97,7 @@ def topic(event: Event) -> Topic | None:
             return "promotion"
         case "alias.reverted":
             return "revert"
-        case "drift.found" | "feedback.low":
+        case "drift.found" | "service.drifted" | "feedback.low":
             return "drift"
         case _:
             return None
@@ -112,6 +112,7 @@ def message(event: Event, place: Workspace) -> tuple[str, str]:
         "champion.moved": f"version {event.facts.get('version', '?')} is champion",
         "alias.reverted": "an alias was put back",
         "drift.found": "drift",
+        "service.drifted": "the service drifted",
         "feedback.low": "feedback is low",
     }[event.kind]
     why = event.why if len(event.why) <= WORDS else f"{event.why[: WORDS - 3]}..."

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -111,6 +112,8 @@ def apply(place: Workspace, paths: Sequence[Path]) -> dict[str, Any]:
         if model not in asking and (model in wanted or not Path(one.recipe).is_file())
     ]  # fmt: skip
     told: dict[str, list[str]] = {"made": [], "kept": [], "removed": []}
+    staying = {model: one.upstream for model, one in before.items() if model not in gone}
+    _refuse_circles(staying | {model: _upstream(recipe) for model, (_, recipe) in asking.items()})
     if asking or gone:
         with _client() as client:
             for model, (path, recipe) in sorted(asking.items()):
@@ -123,6 +126,18 @@ def apply(place: Workspace, paths: Sequence[Path]) -> dict[str, Any]:
                 told["removed"].append(model)
                 _write(place, before)
     return {"schema": 1, **told}
+
+
+def _refuse_circles(upstream: Mapping[str, Sequence[str]]) -> None:
+    """Raise an `AtelierError` where models come after each other in a circle: each champion would start the next."""
+    try:
+        TopologicalSorter(upstream).prepare()
+    except CycleError as error:
+        raise AtelierError(
+            f"each new champion would start the next run in a circle, without an end: {' -> '.join(error.args[1])}. "
+            "A model comes after those that `retrain: {after: [...]}` names, and, where there is a `retrain:`, those "
+            "at whose `@champion` its candidates begin. Take one of them out; nothing was applied."
+        ) from None
 
 
 def asks(recipe: "Recipe") -> bool:
@@ -210,12 +225,11 @@ def _deploy(
     from components.sources.urls import is_url
 
     schedule, retrain = recipe.schedule, recipe.retrain
-    upstream = tuple(dict.fromkeys([*(retrain.after if retrain else ()), *_begun_from(recipe)])) if retrain else ()
     one = Applied(
         model=recipe.model, recipe=str(path.resolve()), source="" if is_url(recipe.data.source) else recipe.data.source,
         schedule=schedule.model_dump(mode="json") if schedule else None,
         retrain=retrain.model_dump(mode="json") if retrain else None,
-        upstream=upstream, since=before.since if before else _now(), paused=before.paused if before else False,
+        upstream=_upstream(recipe), since=before.since if before else _now(), paused=before.paused if before else False,
     )  # fmt: skip
     monitor = _monitor(recipe)
     asked = {
@@ -406,6 +420,11 @@ def _monitor(recipe: "Recipe") -> str | None:
     """How often the recipe's monitor looks, if it has one."""
     monitor = getattr(recipe, "monitor", None)
     return None if monitor is None else str(monitor.every)
+
+
+def _upstream(recipe: "Recipe") -> tuple[str, ...]:
+    """The models whose new champion starts a run."""
+    return tuple(dict.fromkeys([*recipe.retrain.after, *_begun_from(recipe)])) if recipe.retrain else ()
 
 
 def _begun_from(recipe: "Recipe") -> list[str]:

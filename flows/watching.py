@@ -27,6 +27,7 @@ from flows import champions, events
 from flows.workspace import Workspace
 
 PAGE = "drift.html"
+MENDED = ("controls.", "outputs.", "bundle.")  # drift that a run may mend; slow or failed answers it does not
 FOUND = "drift.json"  # beside the observations: the endpoints show it at /metrics
 
 
@@ -194,14 +195,18 @@ def _thumbs(place: Workspace, version: Version, since: datetime, until: datetime
 
 
 def _follow(drift: Drift, memory: _Memory, place: Workspace, settings: Monitor, now: datetime) -> tuple[str, ...]:
-    """Tell of what drifted and of low feedback; the same again only once a window has passed."""
+    """Tell of what drifted and of low feedback; the same again only once a window has passed.
+
+    Drift of the service alone, which no training mends, is an event of its own kind: it starts no run.
+    """
     kinds: list[tuple[events.Kind, list[str], str, dict[str, JsonValue]]] = []
     if drift.drifted:
         moved: dict[str, JsonValue] = {
             one.name: round(one.shift, 4) for one in drift.columns if one.standing == "drifted"
         }
         moved |= {one.name: round(one.now, 4) for one in drift.rates if one.standing == "drifted"}
-        kinds.append(("drift.found", list(drift.drifted), drift.outcome, {"moved": moved}))
+        kind: events.Kind = "drift.found" if any(name.startswith(MENDED) for name in moved) else "service.drifted"
+        kinds.append((kind, list(drift.drifted), drift.outcome, {"moved": moved}))
     told = drift.feedback
     if told.standing == "drifted":
         why = f"{told.share:.0%} of {told.up + told.down} thumbs are up, where {told.bound:.0%} are asked for"

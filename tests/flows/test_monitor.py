@@ -17,7 +17,7 @@ from components.ledger import Ledger, Version
 from components.recipe import Monitor
 from components.records import Artifact, Scores, Verdict
 from components.store import Store
-from flows import events, standing, watching
+from flows import events, schedules, standing, watching
 from flows.workspace import Workspace
 from serving.journal import Entry, Journal
 from serving.release import Served
@@ -139,6 +139,16 @@ def test_what_drifts_is_told_once_on_its_page_in_its_file_and_as_an_event(place:
     assert event.model == "toy" and "controls.truncation" in event.facts["moved"] and event.facts["version"] == "1"
     assert watch(place, now + timedelta(minutes=5)).told == (), "the same is not told again at once"
     assert watch(place, now + HOUR / 2 + timedelta(minutes=31), window="2h").told == ("drift.found",)
+
+
+def test_slow_and_failed_answers_alone_are_told_as_what_no_run_mends(place: Workspace) -> None:
+    watch(place, ask(place, HEALTHY, 3000, 0))
+    found = watch(place, ask(place, HEALTHY.but(seconds=0.3, failed=0.2), 3000, 1))
+    assert set(found.drift.drifted) == {"slow", "failed"} and found.told == ("service.drifted",)
+    event = events.since(place)[-1]
+    assert event.kind not in schedules.REASONS and event.facts["moved"].keys() == {"slow", "failed"}
+    later = watch(place, ask(place, HEALTHY.but(seconds=0.3, brightness=0.6), 3000, 2))
+    assert "outputs.mean" in later.drift.drifted and later.told == ("drift.found",)
 
 
 def test_low_feedback_is_told_where_the_recipe_names_a_bound(place: Workspace) -> None:

@@ -94,18 +94,20 @@ def test_each_topic_is_one_clear_message_and_a_line_of_the_log(place: Workspace,
     for kind, facts in (
         ("run.ended", {"exit_code": 0, "cause": "schedule"}), ("run.failed", {"exit_code": 4}),
         ("run.failed", {"exit_code": 1}), ("run.failed", {"exit_code": 130}), ("champion.moved", {"version": "7"}),
-        ("alias.reverted", {}), ("drift.found", {}), ("feedback.low", {}), ("data.changed", {}),
+        ("alias.reverted", {}), ("drift.found", {}), ("service.drifted", {}), ("feedback.low", {}),
+        ("data.changed", {}),
     ):  # fmt: skip
         events.tell(place, kind, model="toy", why="the reason", facts=facts)
     said = deliver(place)
     assert sorted(one["title"] for one in server.told) == sorted([
         "toy: a run passed its gates", "toy: no candidate passed its gates", "toy: a run failed",
-        "toy: version 7 is champion", "toy: an alias was put back", "toy: drift", "toy: feedback is low",
+        "toy: version 7 is champion", "toy: an alias was put back", "toy: drift", "toy: the service drifted",
+        "toy: feedback is low",
     ])  # fmt: skip
     assert server.told[0]["message"] == f"the reason\nIt ran for: schedule\nReport: {page}"
-    assert len(said) == 7 and all("toy: " in line and "the reason" in line for line in said)
-    assert deliver(place) == [] and len(server.told) == 7
-    assert notices.standing(place) == {"delivered": 7, "waiting": 0, "given_up": 0, "troubles": {}}
+    assert len(said) == 8 and all("toy: " in line and "the reason" in line for line in said)
+    assert deliver(place) == [] and len(server.told) == 8
+    assert notices.standing(place) == {"delivered": 8, "waiting": 0, "given_up": 0, "troubles": {}}
 
 
 def test_only_what_is_asked_for_is_told_and_everything_is_a_line_of_the_log(place: Workspace, server: Server) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,25 @@ def test_a_model_has_one_schedule_and_recipes_that_ask_for_nothing_need_no_prefe
     with away, pytest.raises(AtelierError, match=r"Prefect does not take it: .*refused"):
         schedules.apply(place, paths[:2])
     assert schedules.applied(place) == {}
+
+
+def test_models_that_start_each_other_in_a_circle_are_refused_before_anything_is_applied(tmp_path: Path) -> None:
+    place, paths = Workspace(tmp_path, tmp_path / "workspace"), [tmp_path / f"{name}.yaml" for name in "ab"]
+    for path, after in zip(paths, ("bb", "aa"), strict=True):
+        recipe = RECIPE.replace("model: words", f"model: {path.stem * 2}")
+        path.write_text(f"{recipe}retrain: {{after: [{after}]}}\n")
+    with pytest.raises(AtelierError, match=r"in a circle, without an end: (aa -> bb -> aa|bb -> aa -> bb)\."):
+        schedules.apply(place, paths)
+    schedules._write(place, {"aa": replace(ONE, model="aa", recipe=str(paths[0]), upstream=("bb",))})
+    with pytest.raises(AtelierError, match="in a circle"):  # with what was applied before
+        schedules.apply(place, paths[1:])
+    paths[1].write_text(RECIPE.replace("model: words", "model: bb") + "retrain: {after: [bb]}\n")
+    with pytest.raises(AtelierError, match="bb -> bb"):
+        schedules.apply(place, paths[1:])
+    paths[1].write_text(RECIPE.replace("model: words", "model: bb") + "retrain: {after: [base]}\n")
+    away = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
+    with away, pytest.raises(AtelierError, match="Prefect does not take it"):
+        schedules.apply(place, paths[1:])
 
 
 @pytest.fixture(scope="module")
