@@ -1,9 +1,9 @@
 """Who is told what happens to a model: a recipe's `notify`. Its URLs may hold secrets, and are never shown."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from components.records import Strict
 
@@ -27,6 +27,14 @@ class Notify(Strict):
 
     urls: tuple[Annotated[str, AfterValidator(_url)], ...] = Field(min_length=1, repr=False)
     on: tuple[Topic, ...] = Field(TOPICS, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelt(cls, told: Any) -> Any:
+        """As it is meant: YAML 1.1 reads the bare word `on` as true."""
+        if not isinstance(told, dict):
+            return told
+        return {"on" if name is True else name: value for name, value in told.items()}
 
 
 def masked(url: str) -> str:

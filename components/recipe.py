@@ -300,7 +300,14 @@ class _Yaml(yaml.SafeLoader):
 
 
 def _yaml(text: str) -> Any:
-    return yaml.load(text, _Yaml)
+    """What a text says; an error names the place of a mistake without its line, as that may hold a secret."""
+    try:
+        return yaml.load(text, _Yaml)
+    except yaml.MarkedYAMLError as error:
+        for mark in (error.context_mark, error.problem_mark):
+            if mark is not None:
+                mark.buffer = None
+        raise
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:

@@ -168,3 +168,16 @@ def test_a_missing_file_and_a_wrong_setting_are_named(tmp_path: Path) -> None:
         recipe.load(RECIPES[0], ["model=[x"])
     with pytest.raises(AtelierError, match="unknown key 'stepz'"):
         recipe.load(RECIPES[0], ["candidates.vae.train.stepz=5"])
+
+
+def test_a_broken_file_shows_no_line_of_its_secrets(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text('model: toy\nnotify:\n  urls: ["slack://token]\n')
+    with pytest.raises(AtelierError, match=r"not valid YAML.*line 3, column 10") as told:
+        recipe.load(tmp_path / "r.yaml")
+    assert "token" not in str(told.value)
+
+
+def test_the_bare_word_on_of_a_notice_is_what_it_is_about(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f'{json.dumps(raw())[:-1]}, notify: {{urls: ["json://a/b"], on: [drift]}}}}')
+    told = recipe.load(tmp_path / "r.yaml").notify
+    assert told is not None and told.on == ("drift",)
