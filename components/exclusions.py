@@ -68,7 +68,7 @@ def overlap(one: str, other: str) -> bool:
 def read(path: Path) -> list[Exclusion]:
     """The exclusions of one file; none where it is not there."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # names may hold other ends of lines
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

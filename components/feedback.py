@@ -130,7 +130,8 @@ def _kept(before: Path, judged: frozenset[str]) -> list[dict[str, Any]]:
 def _pairs_before(before: Path | None) -> list[Pair]:
     if before is None:
         return []
-    return [Pair.model_validate_json(line) for line in (before / PAIRS).read_text(encoding="utf-8").splitlines()]
+    lines = (before / PAIRS).read_text(encoding="utf-8").split("\n")  # texts of callers may hold other ends of lines
+    return [Pair.model_validate_json(line) for line in lines if line]
 
 
 def _redrawn(

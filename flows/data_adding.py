@@ -171,7 +171,7 @@ def finish(place: Workspace) -> None:
 
 
 def _follow(place: Workspace, note: Mapping[str, Any]) -> None:
-    for event in note["events"]:
+    for event in note.get("events", ()):
         events.tell(place, event["kind"], model=event["model"], why=event["why"], facts=event["facts"])
 
 

@@ -174,7 +174,7 @@ def shown_diff(told: dict[str, Any]) -> RenderableType:
     for source in told["sources"]:
         lines.append(Text(source["source"], "bold"))
         for what in ("added", "removed", "changed", "renamed"):
-            lines += [f"  {what}  {name}" for name in source[what][:SHOWN]]
+            lines += [Text(f"  {what}  {name}") for name in source[what][:SHOWN]]
             if (left := len(source[what]) - SHOWN) > 0:
                 lines.append(f"  {what}  and {left:,} more")
         lines += _numbered(source) if source["source"] != exclusions.FOLDER else []

@@ -267,7 +267,7 @@ def _requests(place: Workspace, policy: Policy) -> Iterator[Item]:
         return
     with closing(sqlite3.connect(path, timeout=30)) as base:
         cut = time.time() - policy.seconds
-        for table in JOURNAL:
+        for table in _tables(base):
             old = base.execute(f"SELECT count(*) FROM {table} WHERE time < ?", (cut,)).fetchone()[0]
             if old:
                 yield Item("requests", f"{old} rows of {table}", 0, True, "old", (path,))
@@ -372,8 +372,14 @@ def _sweep_requests(place: Workspace, items: Iterable[Item], policy: Policy) -> 
     _remove(place, [item for item in held if item.paths != (journal,)], policy)
     if any(item.paths == (journal,) for item in held):
         with closing(sqlite3.connect(journal, timeout=30)) as base, base:
-            for table in JOURNAL:
+            for table in _tables(base):
                 base.execute(f"DELETE FROM {table} WHERE time < ?", (time.time() - policy.seconds,))
+
+
+def _tables(base: sqlite3.Connection) -> list[str]:
+    """The tables of the journal that are there: an older one has fewer."""
+    there = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return [table for table in JOURNAL if table in there]
 
 
 def _pointed_bytes(pointer: Path) -> int:
@@ -420,7 +426,7 @@ def _is_young(path: Path, policy: Policy) -> bool:
     return max(written) > now - policy.seconds or found.st_ctime > now - YOUNG_SECONDS
 
 
-JOURNAL = ("requests", "feedback")  # the tables of the endpoints' journal
+JOURNAL = ("requests", "feedback", "preferences")  # the tables of the endpoints' journal
 SHARED = ("versions", "results", "store", "checkpoints", "Bentos", "archive", "MLflow", "DVC cache")
 # Whatever names something goes before it.
 ORDER = (

@@ -58,6 +58,12 @@ def run(project: Path, data: Data = DATA) -> Dataset:
     return ingestion.ingest(data, modality="image", project=project, store=Store(project / ".atelier"))
 
 
+def test_a_name_with_another_end_of_line_in_it_does_not_stop_every_run(tmp_path: Path) -> None:
+    one = exclusion(1).model_copy(update={"row": "a\u2028b\x85c.png"})
+    exclusions.write(tmp_path / "d.jsonl", [one, exclusion(2)])
+    assert exclusions.read(tmp_path / "d.jsonl") == [one, exclusion(2)]
+
+
 def ids(project: Path, dataset: Dataset) -> list[str]:
     batches = rows.read(Store(project / ".atelier").path(dataset.rows))
     names: list[str] = pa.Table.from_batches(batches, rows.SCHEMA)["id"].to_pylist()

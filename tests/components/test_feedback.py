@@ -86,6 +86,13 @@ def test_samples_that_the_journal_forgot_stay_until_there_is_another_thumb(place
     assert set(ids(third)) == {place.sample(seed).id for seed in (42, 44)}
 
 
+def test_a_text_with_another_end_of_line_in_it_does_not_cut_a_pair_in_two(place: Place) -> None:
+    asked = place.sample(41).model_copy(update={"controls": {"text": "one\u2028two\x85three"}})
+    pair = Pair(better=asked, worse=place.sample(42))
+    first = place.folder(place.write(Set(pairs=(pair,))))
+    assert place.write(Set(), before=first).pairs == 1
+
+
 def test_pairs_have_a_line_each_and_stay_too(place: Place) -> None:
     one = Pair(better=place.sample(41), worse=place.sample(42))
     other = Pair(better=place.sample(42), worse=place.sample(44, version="2"))

@@ -370,6 +370,19 @@ class TestCutOff:
         assert changes.cut_off(project.root) is None
         assert add(project, *project.offer(**FRESH))["commit"]
 
+    def test_after_another_tool_was_cut_off_that_tells_nobody_the_next_change_goes_on(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made/samples.bin").write_bytes(b"made")
+        with monkeypatch.context() as patch:
+            patch.setattr(changes, "_place", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                changes.put(project.root, "data/synthetic-dots", tmp_path / "made", say=lambda words: None)
+        assert changes.cut_off(project.root) is not None
+        project.git("commit", "--quiet", "--all", "--message=its pointer")
+        assert add(project, *project.offer(**FRESH))["commit"]
+
     @pytest.mark.parametrize("at", ["commits.commit", "changes._place", "events.tell"])
     def test_after_it_the_next_change_finishes(
         self, project: Project, monkeypatch: pytest.MonkeyPatch, at: str

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from components import exclusions, manifest, versioning
 from components.errors import AtelierError
@@ -84,6 +86,14 @@ class TestDiff:
         data_adding.add(project.place, project.recipe, files, to="train/odd", commit=False, say=lambda words: None)
         (source,) = data_versions.diff(project.place, None, None)["sources"]
         assert source["added"] == ["train/odd/c.png"] and source["numbers"][1] is None
+
+    def test_a_name_with_brackets_is_shown_as_it_is(self, project: Project) -> None:
+        (file,) = project.offer(c=102)
+        file = file.rename(file.with_name("[old] c.png"))
+        data_adding.add(project.place, project.recipe, [file], to="train/odd", say=lambda words: None)
+        shown = Console(file=StringIO(), width=200)
+        shown.print(data_versions.shown_diff(data_versions.diff(project.place, "HEAD~1", "HEAD")))
+        assert "train/odd/[old] c.png" in shown.file.getvalue()
 
     def test_backwards_what_came_is_what_goes(self, project: Project) -> None:
         (source,) = data_versions.diff(project.place, "HEAD", "HEAD~1")["sources"]
