@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows import heartbeat
+from flows import flow_runs, heartbeat
 from flows.schedules import RETRAIN, Applied
 from flows.workspace import Workspace
 
@@ -49,19 +49,11 @@ def superseded(place: Workspace, one: Applied, flow_run: Any) -> str | None:
 def starts(deployment: Any, *, after: datetime, before: datetime) -> "Sequence[datetime]":
     """When a deployment's schedule had starts between two times, whatever became of them."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterDeploymentId,
-        FlowRunFilterExpectedStartTime,
-    )
-    from prefect.client.schemas.sorting import FlowRunSort
 
-    wanted = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
-        expected_start_time=FlowRunFilterExpectedStartTime(after_=after, before_=before),
-    )
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=20)
+        found = flow_runs.read(
+            client, [deployment], after=after, before=before, order="EXPECTED_START_TIME_DESC", limit=20
+        )
     return [run.expected_start_time for run in found if run.auto_scheduled and run.expected_start_time is not None]
 
 

@@ -12,10 +12,9 @@ from typing import Any
 from components.errors import AtelierError
 from components.store import write_atomically
 from flows import events, runs
+from flows.durations import seconds
 from flows.schedules import Applied
 from flows.workspace import Workspace
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def look(place: Workspace, scheduled: Iterable[Applied], *, now: datetime | None = None) -> list[events.Event]:
@@ -61,7 +60,7 @@ def _age(place: Workspace, one: Applied, seen: dict[str, Any], now: datetime) ->
     champion = Ledger(place.ledger_url).current(one.model).get("champion")
     if champion is None:
         return []
-    span = timedelta(seconds=int(limit[:-1]) * SECONDS[limit[-1]])
+    span = timedelta(seconds=seconds(limit))
     tried = [run.began for run in runs.of(place, one.model, limit=1)]
     times = [champion.created, *tried, *filter(None, [seen.setdefault("aged", {}).get(one.model)])]
     newest = max(datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone(UTC) for time in times)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows import leash
+from flows import flow_runs, leash
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MARK = "PREFECT__FLOW_RUN_ID"  # Prefect's own, in the environment of what runs a flow run
 RESUMED = "Resumed"  # the name of the state of a flow run that was put back
 MOST = 3  # resumptions of one flow run
+STATES = ("PENDING", "RUNNING", "CANCELLING", "CRASHED")  # of what some process should work on, or finish
 SURE_SECONDS = 5.0  # that it must seem dead: what just ended is still being told to Prefect
 
 
@@ -29,7 +30,7 @@ class Resumption:
     def look(self, client: "SyncPrefectClient", deployments: Iterable[UUID]) -> list[tuple[Any, bool]]:
         """Put back or close what has been dead for long enough; each with whether it is gone on with."""
         done, seen = [], dict[UUID, tuple[str, float]]()
-        for flow_run in _open(client, deployments):
+        for flow_run in flow_runs.read(client, deployments, states=STATES):
             state = flow_run.state
             if state is None or alive(flow_run.id):
                 continue
@@ -47,24 +48,6 @@ class Resumption:
 def alive(flow_run: UUID) -> bool:
     """Whether any process works on a flow run."""
     return bool(leash.marked(str(flow_run), name=MARK))
-
-
-def _open(client: "SyncPrefectClient", deployments: Iterable[UUID]) -> list[Any]:
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterDeploymentId,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    kinds = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED]
-    wanted = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=list(deployments)),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds)),
-    )
-    return list(client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=200))
 
 
 def _end(client: "SyncPrefectClient", flow_run: Any) -> bool | None:

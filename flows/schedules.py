@@ -21,6 +21,8 @@ from components.errors import AtelierError
 from components.records import fingerprint
 from components.spelling import unknown
 from components.store import write_atomically
+from flows import flow_runs
+from flows.durations import seconds
 from flows.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Applied:
     @property
     def wait(self) -> float:
         """Seconds within which all events make one run."""
-        return _seconds((self.retrain or {}).get("wait", "30s"))
+        return seconds((self.retrain or {}).get("wait", "30s"))
 
 
 def applied(place: Workspace) -> dict[str, Applied]:
@@ -307,7 +309,7 @@ def _every(duration: str, *, zone: str = "UTC") -> list[Any]:
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import IntervalSchedule
 
-    interval = timedelta(seconds=_seconds(duration))
+    interval = timedelta(seconds=seconds(duration))
     return [DeploymentScheduleCreate(schedule=IntervalSchedule(interval=interval, anchor_date=ANCHOR, timezone=zone))]
 
 
@@ -370,27 +372,12 @@ def _gone(delete: Any) -> None:
 
 def _next(client: "SyncPrefectClient", known: Iterable[Applied]) -> dict[str, str]:
     """The next start of each model."""
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterDeploymentId,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.client.schemas.sorting import FlowRunSort
-
     models = {UUID(one.deployments[RETRAIN]): one.model for one in known if RETRAIN in one.deployments}
-    wanted = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=list(models)),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-    )
     found: dict[str, str] = {}
     page: list[Any] = [None]
     offset = 0
     while page and len(found) < len(models):
-        page = client.read_flow_runs(
-            flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200, offset=offset
-        )
+        page = flow_runs.read(client, models, states=["SCHEDULED"], order="EXPECTED_START_TIME_ASC", offset=offset)
         offset += len(page)
         for flow_run in page:
             at = flow_run.expected_start_time
@@ -436,10 +423,6 @@ def _begun_from(recipe: "Recipe") -> list[str]:
 def _write(place: Workspace, known: Mapping[str, Applied]) -> None:
     told = {"schema": 1, "recipes": {model: asdict(one) for model, one in sorted(known.items())}}
     write_atomically(file(place), (json.dumps(told, indent=2) + "\n").encode())
-
-
-def _seconds(duration: str) -> float:
-    return float(int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[duration[-1]])
 
 
 def _now() -> str:

@@ -22,12 +22,11 @@ from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.packaging import bento_model
 from components.store import aside, sweep, write_atomically
-from flows import disk, rollout, turns
+from flows import disk, durations, rollout, turns
 from flows import roots as root_files
 from flows.roots import Roots
 from flows.workspace import Workspace
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 BATCH = 100  # of Prefect's runs in one transaction: its server writes in between
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 YOUNG_SECONDS = 600.0  # whatever is younger may belong to what has only just begun
@@ -60,9 +59,9 @@ class Item:
 
 def age(text: str) -> float:
     """The seconds of an age such as 30d; an `AtelierError` where it is none."""
-    if not text[:-1].isdigit() or text[-1:] not in UNITS:
+    if not text[:-1].isdigit() or text[-1:] not in durations.UNITS:
         raise AtelierError(f"{text!r} is no age; write a whole number and one of s, m, h, d, as in --older-than 30d")
-    return int(text[:-1]) * float(UNITS[text[-1]])
+    return durations.seconds(text)
 
 
 def plan(place: Workspace, policy: Policy) -> list[Item]:

@@ -21,7 +21,7 @@ from typing import Any
 from uuid import UUID
 
 from components.errors import AtelierError
-from flows import events, heartbeat, leash, lookout, notices, runs, schedules, standing, workspace
+from flows import events, flow_runs, heartbeat, leash, lookout, notices, runs, schedules, standing, workspace
 from flows.alone import only
 from flows.resumption import MARK, Resumption
 from flows.schedules import RETRAIN, Applied
@@ -253,23 +253,8 @@ def _starts(one: Applied, event: events.Event) -> bool:
 
 def _is_planned(client: Any, deployment: UUID, since: datetime) -> bool:
     """Whether a run of the deployment that will cover events up to a time waits or is on."""
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterDeploymentId,
-        FlowRunFilterExpectedStartTime,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    kinds = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CRASHED]
-    wanted = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds)),
-        expected_start_time=FlowRunFilterExpectedStartTime(after_=since),
-    )
-    found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=50)
+    states = ["SCHEDULED", "PENDING", "RUNNING", "CRASHED"]
+    found = flow_runs.read(client, [deployment], states=states, after=since, limit=50)
     return any(not flow_run.auto_scheduled for flow_run in found)
 
 
