@@ -14,11 +14,11 @@ from components import data_card, exclusions, ingestion, modalities, rows, valid
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
 from components.recipe import load
-from components.records import Artifact, Check, Pointer, Scores, Validated, Verdict
+from components.records import Pointer, Validated
 from components.store import Store
 from components.versioning import Archive
 from flows import data_adding, data_removal, events
-from tests.flows.moving import Project, made, picture
+from tests.flows.moving import Project, made, passed, picture
 
 WHY = "asked for by the person shown"
 NAME = "train/odd/p03.png"
@@ -179,20 +179,11 @@ def registered(project: Project, version: str, told: Validated, *, facts: bool =
         pointers.append(archive.keep_source(project.root, recipe.data.source, version=told.dataset.version))
     if facts:
         pointers.append(archive.keep(told.facts, store.path(told.facts)))
-    bundle = Artifact(kind="bundle", digest=f"sha256:{version:0>64}")
-    scores = Scores(
-        bundle=bundle, encoder=None, held_out="x", samples=16, seeds=(0,), values={"fd": (1.0,)}, floor={},
-        pictures=bundle,
-    )  # fmt: skip
-    check = Check(gate="fd at most 2", metric="fd", value=1.0, low=0.9, high=1.1, bound=2.0, passed=True)
-    verdict = Verdict(
-        model="dots", candidate="vae", family="vae", bundle=bundle, scores=scores, checks=(check,), rank=1.0,
-        passed=True,
-    )  # fmt: skip
+    verdict = passed(version)
     ledger = Ledger(project.place.ledger_url)
     ledger.enter(
         Version(
-            model="dots", version=version, modality="image", family="vae", bundle=bundle.digest,
+            model="dots", version=version, modality="image", family="vae", bundle=verdict.bundle.digest,
             verdict=ledger.record(verdict, run="r"), data=told.dataset.version, commit=None, recipe="sha256:r",
             run="r", pointers=tuple(pointers), created=f"2026-01-0{version}T00:00:00Z",
         )

@@ -12,9 +12,8 @@ from rich.console import Console
 from components import exclusions, manifest, versioning
 from components.errors import AtelierError
 from components.ledger import Ledger, Version
-from components.records import Artifact, Check, Scores, Verdict
 from flows import data_adding, data_versions
-from tests.flows.moving import Project, made, picture
+from tests.flows.moving import Project, made, passed, picture
 
 
 @pytest.fixture(scope="module")
@@ -108,29 +107,15 @@ class TestDiff:
 
 def registered(project: Project, version: str, commit: str | None) -> None:
     """A version in the ledger that was trained on the data of a commit."""
-    bundle = Artifact(kind="bundle", digest=f"sha256:{version:0>64}")
-    scores = Scores(
-        bundle=bundle, encoder=None, held_out="x", samples=16, seeds=(0,), values={"fd": (1.0,)}, floor={},
-        pictures=bundle,
-    )  # fmt: skip
-    check = Check(gate="fd at most 2", metric="fd", value=1.0, low=0.9, high=1.1, bound=2.0, passed=True)
-    verdict = Verdict(
-        model="dots",
-        candidate="vae",
-        family="vae",
-        bundle=bundle,
-        scores=scores,
-        checks=(check,),
-        rank=1.0,
-        passed=True,
-    )
+    verdict = passed(version)
     ledger = Ledger(project.place.ledger_url)
     project.place.root.mkdir(exist_ok=True)
     digest = ledger.record(verdict, run="r")
     ledger.enter(
         Version(
-            model="dots", version=version, modality="image", family="vae", bundle=bundle.digest, verdict=digest,
-            data="md5:x.dir", commit=commit, recipe="sha256:r", run="r", pointers=(), created="2026-01-01T00:00:00Z",
+            model="dots", version=version, modality="image", family="vae", bundle=verdict.bundle.digest,
+            verdict=digest, data="md5:x.dir", commit=commit, recipe="sha256:r", run="r", pointers=(),
+            created="2026-01-01T00:00:00Z",
         )
     )  # fmt: skip
 
