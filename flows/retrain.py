@@ -40,19 +40,21 @@ def retrain(model: str, recipe: str, why: str = "schedule", detail: str = "", ev
         if one is not None and (one.schedule or {}).get("overlap") == "skip":
             return Completed(name=SKIPPED, message=f"a run of {model} is on, and its schedule says overlap: skip")
         _later(mine.id, f"a run of {model} is on")
-    state = _run(Path(recipe), cause)
+    state = _run(place, model, Path(recipe), cause)
     if any(run.outcome == runs.AWAY for run in runs.of_flow_run(place, str(mine.id))[:1]):
         _later(mine.id, "Prefect was away; it goes on from what it had finished")
     return state
 
 
-def _run(recipe: Path, cause: Cause) -> Any:
+def _run(place: Workspace, model: str, recipe: Path, cause: Cause) -> Any:
     from flows import caching, running
 
     caching.freeze()
     result = running.run(recipe, (), Console(file=sys.stderr, width=120), cause=cause)
     if result.exit_code == 0:
         return Completed(message=_words(result.summary))
+    if not runs.of_flow_run(place, str(cause.flow_run)):
+        running.note_unread(place, model, recipe, cause, result)
     return Failed(message=str(result.summary.get("error", "")) or runs.OUTCOMES.get(result.exit_code))
 
 

@@ -112,6 +112,14 @@ def _run(
         return _line(path, recipe, place, board, begun, logged)
 
 
+def note_unread(place: Workspace, model: str, path: Path, cause: Cause, result: Result) -> None:
+    """Put a run on the log that failed before its recipe could be read: it is seen, told of, and covers its events."""
+    run = runs.begin(place, model=model, recipe=str(path), why=cause.why, detail=cause.detail, flow_run=cause.flow_run)
+    runs.start(place, run)
+    outcome = runs.OUTCOMES.get(result.exit_code, runs.OUTCOMES[1])
+    _end(place, run, model, cause, result.exit_code, outcome, str(result.summary.get("error", "")))
+
+
 @contextmanager
 def _logged(place: Workspace, model: str, path: Path, cause: Cause) -> Iterator[str]:
     """Have the run of this block on the log, and tell what it came to; whatever ends it goes on its way."""

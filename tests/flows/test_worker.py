@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import AtelierError
-from flows import events, runs, worker
+from flows import events, runs, worker, workspace
+from flows.runs import Cause
 from flows.schedules import Applied
 from flows.workspace import Workspace
 
@@ -45,6 +46,26 @@ def test_only_what_the_recipe_asks_for_is_lost(place: Workspace) -> None:
     assert lost(place) is None
     moved = events.tell(place, "champion.moved", model="base", why="the one before")
     assert lost(place) == moved
+
+
+@pytest.mark.parametrize("content", [None, "model: [words\n"])
+def test_a_start_whose_recipe_is_gone_or_broken_is_a_failed_run_that_people_are_told_of(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    from flows import retrain
+
+    monkeypatch.setattr(workspace, "enter", lambda *_, **__: None)  # the environment of other tests stays theirs
+    (place.project / "data.dvc").touch()
+    if content is not None:
+        (place.project / "words.yaml").write_text(content)
+    told = events.tell(place, "data.changed", model="words", why="new")
+    assert lost(place) == told
+    state = retrain._run(place, "words", place.project / "words.yaml", Cause("data", "new", flow_run="f1"))
+    (run,) = runs.of_flow_run(place, "f1")
+    assert state.is_failed() and (run.model, run.why, run.outcome, run.exit_code) == ("words", "data", "bad input", 2)
+    failed = events.since(place)[-1]
+    assert (failed.kind, failed.model, failed.why) == ("run.failed", "words", state.message)
+    assert lost(place) is None, "the worker makes no other run of the same event"
 
 
 def test_a_workspace_has_one_worker(place: Workspace) -> None:
