@@ -21,15 +21,17 @@ def look(place: Workspace, scheduled: Iterable[Applied], *, now: datetime | None
     """Tell what has changed since the last look; the first look at a source tells nothing."""
     seen, told = _seen(place), list[events.Event]()
     before = json.dumps(seen, sort_keys=True)
-    for one in scheduled:
-        if one.paused:
-            continue
-        if "data.changed" in one.kinds and one.source:
-            told += _data(place, one, seen)
-        if "champion.aged" in one.kinds:
-            told += _age(place, one, seen, now or datetime.now(UTC))
-    if json.dumps(seen, sort_keys=True) != before:
-        write_atomically(_file(place), (json.dumps(seen, indent=2) + "\n").encode())
+    try:
+        for one in scheduled:
+            if one.paused:
+                continue
+            if "data.changed" in one.kinds and one.source:
+                told += _data(place, one, seen)
+            if "champion.aged" in one.kinds:
+                told += _age(place, one, seen, now or datetime.now(UTC))
+    finally:  # a ledger that cannot be read must not have the same change told at each look
+        if json.dumps(seen, sort_keys=True) != before:
+            write_atomically(_file(place), (json.dumps(seen, indent=2) + "\n").encode())
     return told
 
 
@@ -43,13 +45,14 @@ def _data(place: Workspace, one: Applied, seen: dict[str, Any]) -> list[events.E
         version = versioning.version_of(place.project, one.source)
     except AtelierError:
         return []  # a run would say it
-    known = seen.setdefault("data", {}).get(one.model)
-    seen["data"][one.model] = version
-    if known in (None, version):
+    known = seen.setdefault("data", {}).setdefault(one.model, version)
+    if known == version:
         return []
     why = f"{one.source} is now {version[:14]}, it was {known[:14]}"
     facts: dict[str, Any] = {"source": one.source, "version": version, "before": known}
-    return [events.tell(place, "data.changed", model=one.model, why=why, facts=facts)]
+    told = events.tell(place, "data.changed", model=one.model, why=why, facts=facts)
+    seen["data"][one.model] = version
+    return [told]
 
 
 def _age(place: Workspace, one: Applied, seen: dict[str, Any], now: datetime) -> list[events.Event]:
@@ -66,10 +69,11 @@ def _age(place: Workspace, one: Applied, seen: dict[str, Any], now: datetime) ->
     newest = max(datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone(UTC) for time in times)
     if now - newest <= span:
         return []
-    seen["aged"][one.model] = now.isoformat()
     why = f"{one.model}@{champion.version} has been champion since {champion.created[:16]}, longer than {limit}"
     facts: dict[str, Any] = {"version": champion.version, "since": champion.created}
-    return [events.tell(place, "champion.aged", model=one.model, why=why, facts=facts)]
+    told = events.tell(place, "champion.aged", model=one.model, why=why, facts=facts)
+    seen["aged"][one.model] = now.isoformat()
+    return [told]
 
 
 def _seen(place: Workspace) -> dict[str, Any]:

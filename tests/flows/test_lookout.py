@@ -65,6 +65,29 @@ def test_data_that_changed_is_told_once_with_its_versions(place: Workspace, proj
     assert events.since(place) == [told]
 
 
+def test_what_cannot_be_looked_at_has_no_change_told_at_each_look(
+    place: Workspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lookout.look(place, [WORDS]) == []
+    write_words(project / "data" / "words", 2)
+    dvc(project, "add", "-q", "data")
+    (place.root / "ledger.db").write_bytes(b"no database" * 1000)
+    other = replace(WORDS, model="other", retrain={"older_than": "30d"})
+    for _ in range(3):
+        with pytest.raises(Exception, match="not a database"):
+            lookout.look(place, [WORDS, other])
+    assert [event.kind for event in events.since(place)] == ["data.changed"]
+    full = replace(WORDS, model="more")
+    assert lookout.look(place, [full]) == []
+    write_words(project / "data" / "words", 3)
+    dvc(project, "add", "-q", "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "_write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lookout.look(place, [full])
+    assert len(lookout.look(place, [full])) == 1, "what could not be written down is told later"
+
+
 def test_a_champion_is_told_to_be_old_once_for_each_span_without_a_run(
     place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
