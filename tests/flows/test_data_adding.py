@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -258,18 +259,20 @@ def test_a_second_one_waits_and_both_join(project: Project) -> None:
 def test_killed_at_any_moment_the_data_are_as_they_were_or_as_they_will_be(
     begun: Project, tmp_path: Path, times: int
 ) -> None:
-    chance, fates = random.Random(8), Counter[str]()
+    chance, fates, took = random.Random(8), Counter[str](), 0.0
     for number in range(times):
         shutil.copytree(begun.root, tmp_path / f"{number}/project", symlinks=True)
         project = Project(tmp_path / f"{number}/project")
         old, files = project.pointer, project.offer(**FRESH)
-        process = started(project, *files)
-        watched = number % 2 == 0  # else the moment is by lot
-        until = time.monotonic() + (60 if watched else chance.uniform(1, 8))
+        process, begin = started(project, *files), time.monotonic()
+        watched = number % 2 == 0  # killed as the pointer changes; the others by lot before it
+        until = begin + (60 if watched else chance.uniform(0.1, 0.9) * took)
         while time.monotonic() < until and process.poll() is None and not (watched and project.pointer != old):
             time.sleep(0.001)
+        took = time.monotonic() - begin if watched else took
         time.sleep(chance.uniform(0, 0.03))
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has come to its end already
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         (project.root / ".git/index.lock").unlink(missing_ok=True)  # what git asks a person to do
         fates["new" if project.pointer != old else "old"] += 1
