@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from components import manifest
 from components.ledger import Ledger
 from components.records import Artifact
 from components.store import Store, digest_of
@@ -310,7 +311,7 @@ def test_ls_and_show_tell_the_ledger_as_json(second: Answer, place: Place) -> No
     (model,) = listed.json["models"]
     assert listed.json["schema"] == 1 and (model["name"], model["modality"]) == ("fashion-tiny", "image")
     assert model["champion"] == "1" and model["versions"][0]["verdict"] == "passed"
-    assert set(model["versions"][0]) == {"version", "family", "verdict", "created", "data", "model", "run"}
+    assert set(model["versions"][0]) == {"version", "family", "verdict", "created", "data", "model", "run", "retired"}
     shown = place.atelier("show", "fashion-tiny@1")
     assert shown.json["record"]["passed"] and shown.json["record"]["candidate"] == "vae"
     assert shown.json["run"] == model["versions"][0]["run"] and "champion" in shown.json["aliases"]
@@ -403,7 +404,18 @@ def project(tmp_path: Path) -> Place:
     return Place(tmp_path / "workspace", root)
 
 
+def know_what_lies_in_data(project: Path) -> None:
+    """Put the manifest of `data` into DVC's cache, and none of its files."""
+    name = manifest.pointer_md5(project / "data.dvc")
+    place = Path("files/md5") / name[:2] / name[2:]
+    (project / ".dvc" / "cache" / place).parent.mkdir(parents=True)
+    shutil.copy(ROOT / "infra" / "starter-data" / place, project / ".dvc" / "cache" / place)
+
+
 def test_data_that_is_rejected_exits_with_3_and_trains_nothing(project: Place) -> None:
+    blind = project.atelier("run", "torn")
+    assert blind.code == 2 and "remote" in blind.json["error"]  # whether rows are excluded lies in data, not to be had
+    know_what_lies_in_data(project.project)
     answer = project.atelier("run", "torn")
     assert answer.code == 3 and "rejected" in answer.json["error"] and answer.run()["exit_code"] == 3
     last = answer.run()["stages"][-1]
