@@ -62,7 +62,7 @@ GATES: Sequence[Mapping[str, Any]] = (
     {"metric": "clipped", "not_worse_than": "real", "margin": 0.01},
     {"metric": "clicks", "not_worse_than": "real", "margin": 0.01},
     {"metric": "silence_gap", "at_most": 0.5},
-    {"metric": "coverage", "at_least": 0.01},
+    {"metric": "coverage", "at_least": 0.002},
     {"metric": "overfit", "at_least": -0.3},  # below: the training side is foretold worse than what was held out
 )
 OF_LABELS = ("label_accuracy",)
