@@ -11,6 +11,7 @@ from components.controls import PublicControl
 from components.modalities.audio.batch import AudioSpec
 from components.modalities.text.batch import TextSpec
 from components.modalities.text.tokenizers import ByteTokens
+from serving.parts import Parts
 from tests.browser.stage import CHROMIUM, RATE, Lines, Tones, Watched, put, serve
 from tests.serving.shop import Shop, close
 
@@ -24,6 +25,21 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def versions(shop: Shop) -> dict[str, Any]:
     torch.manual_seed(0)
     return {version: shop.served(max_samples=8) for version in "123"}
+
+
+@pytest.fixture(scope="module")
+def parts(shop: Shop, versions: dict[str, Any]) -> Iterator[Parts]:
+    """One model of three versions, with a journal."""
+    fashion = {"champion": "1", "challenger": "2", "versions": versions}
+    made = shop.parts(shop.release(fashion=fashion), journal=shop.root / "journal.db")
+    yield made
+    close(made)
+
+
+@pytest.fixture(scope="module")
+def url(parts: Parts) -> Iterator[str]:
+    with serve(parts) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -27,20 +27,6 @@ pytestmark = NEEDS_CHROMIUM
 KEY = "atl_0123abcd_" + "k" * 43
 
 
-@pytest.fixture(scope="module")
-def parts(shop: Shop, versions: dict[str, Any]) -> Iterator[Parts]:
-    fashion = {"champion": "1", "challenger": "2", "versions": versions}
-    made = shop.parts(shop.release(fashion=fashion), journal=shop.root / "journal.db")
-    yield made
-    close(made)
-
-
-@pytest.fixture(scope="module")
-def url(parts: Parts) -> Iterator[str]:
-    with serve(parts) as address:
-        yield address
-
-
 @pytest.fixture
 def page(watched: Watched, url: str) -> Iterator[Page]:
     """The page as a person finds it; whatever the test did, nothing left the origin and nothing was complained of."""

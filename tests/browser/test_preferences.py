@@ -10,24 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from serving.parts import Parts
-from tests.browser.stage import NEEDS_CHROMIUM, Watched, generate, serve
-from tests.serving.shop import Shop, close
+from tests.browser.stage import NEEDS_CHROMIUM, Watched, generate
 
 pytestmark = NEEDS_CHROMIUM
-
-
-@pytest.fixture(scope="module")
-def parts(shop: Shop, versions: dict[str, Any]) -> Iterator[Parts]:
-    fashion = {"champion": "1", "challenger": "2", "versions": versions}
-    made = shop.parts(shop.release(fashion=fashion), journal=shop.root / "journal.db")
-    yield made
-    close(made)
-
-
-@pytest.fixture(scope="module")
-def url(parts: Parts) -> Iterator[str]:
-    with serve(parts) as address:
-        yield address
 
 
 @pytest.fixture
